@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+#include "core/mf-page-map.h"
+#include "region/mf-dirty-log.h"
+#include "region/mf-store.h"
+#include <gio/gio.h>
+
+G_BEGIN_DECLS
+
+#define MF_TYPE_REGION (mf_region_get_type ())
+MF_API G_DECLARE_FINAL_TYPE (MfRegion, mf_region, MF, REGION, GObject)
+
+/*
+ * A region: a fixed-size array of bytes with a name; the store, the page map and the dirty log, with the rules that keep them in step
+ * (invariants 1 and 2). Thread-safe unless a function says otherwise.
+ */
+
+/* Names are 1 to 64 of [A-Za-z0-9._-], not beginning with a dot. */
+MF_API gboolean mf_region_name_is_valid (const char *name);
+
+/* A new region over `store` (a reference is taken). Every page is PRESENT: the store's bytes are the right ones. */
+MfRegion *mf_region_new (const char *name, MfStore *store, GError **error);
+
+MF_API const char *mf_region_get_name (MfRegion *region);
+MF_API uint64_t mf_region_get_size (MfRegion *region);
+uint32_t mf_region_page_bytes (MfRegion *region);
+uint64_t mf_region_n_pages (MfRegion *region);
+MfStore *mf_region_store (MfRegion *region);
+mf_page_map *mf_region_map (MfRegion *region);
+mf_dirty_log *mf_region_dirty_log (MfRegion *region);
+/* The bytes of `run`, cut at the region's end. */
+void mf_region_bytes_of (MfRegion *region, mf_run run, uint64_t *offset, uint64_t *length);
+
+/* --- The attachment's side ---
+ * Who shows the region to a program. When one is attached, the bytes of a pull go down through it: `put` gets whole pages, must be atomic towards the program and must
+ * leave pages alone that are there already (setting their bits in `kept`, bit 0 = run.first, may be NULL). `zero`: the page is to
+ * read as zeroes: nothing need be allocated before the program touches it. */
+typedef struct {
+  gboolean (*put) (gpointer attachment, mf_run run, const void *bytes, mf_bitmap *kept, GError **error);
+} mf_attachment_ops;
+
+/* Sets or (NULL) takes away the attachment; the caller keeps it alive until then, and no put is under way when this returns. MF_ERROR_BUSY when another one is attached. */
+gboolean mf_region_attach (MfRegion *region, const mf_attachment_ops *ops, gpointer attachment, GError **error);
+void mf_region_detach (MfRegion *region, gpointer attachment);
+
+/* --- The puller's side ---
+ * Puts down what a pull brought. `bytes` are the whole of `run`; page n is a hole (all zeroes) where bit n of `holes` is set. */
+typedef enum {
+  /* The program may run: a page goes down only where it is still WANTED and not there by other means. A hole becomes PRESENT without being allocated. */
+  MF_PUT_KEEP,
+  /* The program can't run yet (pre-copy): newer bytes replace older ones. A hole is punched. */
+  MF_PUT_REPLACE,
+} MfPutMode;
+gboolean mf_region_put (MfRegion *region, mf_run run, const void *bytes, const uint64_t *holes, MfPutMode mode, GError **error);
+
+/* Forgets the pages of `run`: they are MISSING and their store is a hole. For what the other side has newer bytes of, before
+ * the program may run here. */
+gboolean mf_region_invalidate (MfRegion *region, const mf_bitmap *pages, GError **error);
+/* All pages MISSING, the store one hole. */
+gboolean mf_region_reset (MfRegion *region, GError **error);
+/* The opposite: what is in the store is right (holes are zeroes). */
+void mf_region_set_all_present (MfRegion *region);
+
+/* --- A user's side: read and write through the engine (the NBD server, in-process users) ---
+ * A read of pages that are not PRESENT asks the fetcher and waits; without a fetcher it fails with MF_ERROR_IO. A write makes its pages PRESENT
+ * and DIRTY and noted in the dirty log; the part of a page that it does not cover is fetched first. Blocking; never from the main loop. */
+gboolean mf_region_read (MfRegion *region, uint64_t offset, void *buffer, size_t length, GCancellable *cancellable, GError **error);
+gboolean mf_region_write (MfRegion *region, uint64_t offset, const void *buffer, size_t length, GCancellable *cancellable, GError **error);
+
+/* Called, with no lock held, when somebody waits for the pages of `run`; must not block. */
+typedef void (*mf_region_fetcher) (mf_run run, gpointer user_data);
+void mf_region_set_fetcher (MfRegion *region, mf_region_fetcher fetcher, gpointer user_data);
+
+G_END_DECLS
