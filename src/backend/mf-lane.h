@@ -23,11 +23,11 @@ typedef struct _mf_request mf_request;
 /* A read of whole pages (the region's last page may be short). The caller owns it and `buffer`, and leaves both alone
  * until `done` has been called, which happens exactly once. */
 struct _mf_request {
-  uint64_t offset;     /* bytes, a multiple of page_bytes */
-  uint32_t length;     /* bytes, not 0 */
+  uint64_t offset; /* bytes, a multiple of page_bytes */
+  uint32_t length; /* bytes, not 0 */
   uint32_t page_bytes;
-  void *buffer;        /* `length` bytes */
-  int error;           /* out: 0 or an errno value */
+  void *buffer;          /* `length` bytes */
+  int error;             /* out: 0 or an errno value */
   gint64 submitted_usec; /* out: monotonic time of submit */
   gint64 done_usec;      /* out: monotonic time of completion */
   /* out: bit n is set when page n of the request came as a hole: it is all zero, and its part of `buffer` is
@@ -56,7 +56,8 @@ typedef struct {
   gboolean (*flush) (mf_lane *lane, GError **error);
   /* Block status of [offset, offset + length) in the named context, all of it, in order: appended to `extents` (GArray of
    * mf_extent; neighbours with equal flags are joined). Blocking; nothing else may be in flight. */
-  gboolean (*extents) (mf_lane *lane, const char *context, uint64_t offset, uint64_t length, GArray *extents, GError **error);
+  gboolean (*extents) (mf_lane *lane, const char *context, uint64_t offset, uint64_t length, GArray *extents,
+                       GError **error);
   void (*close) (mf_lane *lane);
 } mf_lane_ops;
 

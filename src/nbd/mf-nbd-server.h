@@ -14,7 +14,7 @@ typedef struct {
   gboolean read_only;
   /* The session that every connection to this export shares (a migration); NULL: a connection that negotiates memferry:dirty has one of its own. */
   mf_dirty_session *session;
-  const char *description;   /* may be NULL */
+  const char *description; /* may be NULL */
 } mf_nbd_export_options;
 
 MfNbdServer *mf_nbd_server_new (void);
@@ -23,7 +23,8 @@ void mf_nbd_server_free (MfNbdServer *server);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (MfNbdServer, mf_nbd_server_free)
 
 /* Exports `region` as `name` ("" is the default export). MF_ERROR_EXISTS. */
-gboolean mf_nbd_server_export (MfNbdServer *server, const char *name, MfRegion *region, const mf_nbd_export_options *options, GError **error);
+gboolean mf_nbd_server_export (MfNbdServer *server, const char *name, MfRegion *region,
+                               const mf_nbd_export_options *options, GError **error);
 /* Takes the export away: its connections are shut down and their threads joined. */
 void mf_nbd_server_unexport (MfNbdServer *server, const char *name);
 
@@ -35,11 +36,11 @@ gboolean mf_nbd_server_serve_fd (MfNbdServer *server, int fd, gboolean spin, GEr
 gboolean mf_nbd_server_listen (MfNbdServer *server, const char *uri, GError **error);
 
 typedef struct {
-  guint connections;      /* open now */
+  guint connections; /* open now */
   uint64_t requests;
-  uint64_t bytes_read;    /* payload sent to clients */
+  uint64_t bytes_read; /* payload sent to clients */
   uint64_t bytes_written;
-  uint64_t hole_bytes;    /* answered as holes */
+  uint64_t hole_bytes; /* answered as holes */
 } mf_nbd_server_stats;
 void mf_nbd_server_get_stats (MfNbdServer *server, mf_nbd_server_stats *stats);
 

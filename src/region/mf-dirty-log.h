@@ -31,7 +31,8 @@ gboolean mf_dirty_log_set_tracker (mf_dirty_log *log, mf_tracker *tracker, GErro
 /* Opens a session in which the pages of `initial` (NULL: all) are dirty. To be exact, `initial` is looked up after the tracker started: so it is a callback,
  * called once with an empty bitmap to fill, when tracking is on. A callback of NULL: every page. */
 typedef void (*mf_dirty_initial) (mf_bitmap *dirty, gpointer user_data);
-mf_dirty_session *mf_dirty_session_open (mf_dirty_log *log, mf_dirty_initial initial, gpointer user_data, GError **error);
+mf_dirty_session *mf_dirty_session_open (mf_dirty_log *log, mf_dirty_initial initial, gpointer user_data,
+                                         GError **error);
 mf_dirty_session *mf_dirty_session_ref (mf_dirty_session *session);
 void mf_dirty_session_unref (mf_dirty_session *session);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (mf_dirty_session, mf_dirty_session_unref)

@@ -20,17 +20,17 @@ G_BEGIN_DECLS
 typedef struct _mf_puller mf_puller;
 
 typedef struct {
-  uint64_t bytes;          /* carried over the link, holes not counted */
-  uint64_t pages;          /* put down, holes included */
-  uint64_t hole_pages;     /* of these, holes */
-  uint64_t kept_pages;     /* arrived when they were there already */
+  uint64_t bytes;      /* carried over the link, holes not counted */
+  uint64_t pages;      /* put down, holes included */
+  uint64_t hole_pages; /* of these, holes */
+  uint64_t kept_pages; /* arrived when they were there already */
   uint64_t requests;
-  uint64_t queued_pages;   /* still to be asked for */
+  uint64_t queued_pages; /* still to be asked for */
   uint64_t in_flight_bytes;
   uint64_t window_bytes;
-  uint64_t rate;           /* bytes a second over the last quarter second of work; 0 unknown */
-  gint64 min_delay_usec;   /* smallest request delay seen */
-  gint64 delay_usec;       /* recent */
+  uint64_t rate;         /* bytes a second over the last quarter second of work; 0 unknown */
+  gint64 min_delay_usec; /* smallest request delay seen */
+  gint64 delay_usec;     /* recent */
 } mf_puller_stats;
 
 typedef struct {

@@ -9,7 +9,8 @@
 G_BEGIN_DECLS
 
 #define MF_TYPE_REGION (mf_region_get_type ())
-MF_API G_DECLARE_FINAL_TYPE (MfRegion, mf_region, MF, REGION, GObject)
+MF_API
+G_DECLARE_FINAL_TYPE (MfRegion, mf_region, MF, REGION, GObject)
 
 /*
  * A region: a fixed-size array of bytes with a name; the store, the page map and the dirty log, with the rules that keep them in step
@@ -52,7 +53,8 @@ typedef enum {
   /* The program can't run yet (pre-copy): newer bytes replace older ones. A hole is punched. */
   MF_PUT_REPLACE,
 } MfPutMode;
-gboolean mf_region_put (MfRegion *region, mf_run run, const void *bytes, const uint64_t *holes, MfPutMode mode, GError **error);
+gboolean mf_region_put (MfRegion *region, mf_run run, const void *bytes, const uint64_t *holes, MfPutMode mode,
+                        GError **error);
 
 /* Forgets the pages of `run`: they are MISSING and their store is a hole. For what the other side has newer bytes of, before
  * the program may run here. */
@@ -65,8 +67,10 @@ void mf_region_set_all_present (MfRegion *region);
 /* --- A user's side: read and write through the engine (the NBD server, in-process users) ---
  * A read of pages that are not PRESENT asks the fetcher and waits; without a fetcher it fails with MF_ERROR_IO. A write makes its pages PRESENT
  * and DIRTY and noted in the dirty log; the part of a page that it does not cover is fetched first. Blocking; never from the main loop. */
-gboolean mf_region_read (MfRegion *region, uint64_t offset, void *buffer, size_t length, GCancellable *cancellable, GError **error);
-gboolean mf_region_write (MfRegion *region, uint64_t offset, const void *buffer, size_t length, GCancellable *cancellable, GError **error);
+gboolean mf_region_read (MfRegion *region, uint64_t offset, void *buffer, size_t length, GCancellable *cancellable,
+                         GError **error);
+gboolean mf_region_write (MfRegion *region, uint64_t offset, const void *buffer, size_t length,
+                          GCancellable *cancellable, GError **error);
 
 /* Called, with no lock held, when somebody waits for the pages of `run`; must not block. */
 typedef void (*mf_region_fetcher) (mf_run run, gpointer user_data);

@@ -30,12 +30,12 @@ MfStore *mf_store_ref (MfStore *store);
 void mf_store_unref (MfStore *store);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (MfStore, mf_store_unref)
 
-const char *mf_store_path (MfStore *store);       /* NULL for a memfd */
+const char *mf_store_path (MfStore *store); /* NULL for a memfd */
 MfStoreKind mf_store_kind (MfStore *store);
-uint64_t mf_store_size (MfStore *store);          /* bytes */
-uint32_t mf_store_page_bytes (MfStore *store);    /* 4096, or the huge page */
+uint64_t mf_store_size (MfStore *store);       /* bytes */
+uint32_t mf_store_page_bytes (MfStore *store); /* 4096, or the huge page */
 gboolean mf_store_read_only (MfStore *store);
-int mf_store_fd (MfStore *store);                 /* stays the store's */
+int mf_store_fd (MfStore *store); /* stays the store's */
 /* TRUE when `fd` is the same file. */
 gboolean mf_store_is_fd (MfStore *store, int fd);
 
