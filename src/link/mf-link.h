@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+/*
+ * The link: streams between two services. unix:PATH, tcp://HOST[:PORT] (default port 10810); each begins with the preface of core/mf-preface.h,
+ * sent by the dialler and answered by the acceptor, in which a status says whether the stream is taken.
+ */
+#include "core/mf-preface.h"
+#include "mf-error.h"
+#include <gio/gio.h>
+
+G_BEGIN_DECLS
+
+#define MF_LINK_DEFAULT_PORT 10810
+
+typedef struct _mf_peer_address mf_peer_address;
+
+/* Parses PEER. MF_ERROR_INVALID names the forms there are; MF_ERROR_NOT_SUPPORTED for forms that this build can't do. */
+mf_peer_address *mf_peer_address_parse (const char *text, GError **error);
+void mf_peer_address_free (mf_peer_address *address);
+const char *mf_peer_address_text (const mf_peer_address *address);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC (mf_peer_address, mf_peer_address_free)
+
+/* Connects and exchanges prefaces. Blocking (not in the main loop), at most `timeout_usec`, cancellable. `preface`'s version fields are filled here. Returns the
+ * socket (close-on-exec, blocking, TCP_NODELAY, keepalive) or -1: MF_ERROR_CONNECTION (nobody there), _TIMED_OUT, _PROTOCOL (something else answers there), _VERSION, _NOT_FOUND (the
+ * session isn't known there), _CANCELLED. */
+int mf_link_dial (const mf_peer_address *address, const mf_preface *preface, gint64 timeout_usec,
+                  GCancellable *cancellable, GError **error);
+
+typedef struct _MfLinkListener MfLinkListener;
+
+/* A stream has come in with a good preface. Called in a thread of the listener. Takes `fd` over and returns TRUE, or returns FALSE with an error, which the
+ * dialler is told of by status (MF_ERROR_NOT_FOUND: no such session; MF_ERROR_BUSY; anything else: failed), and `fd` is closed. The answer to the dialler
+ * goes out before `accept` returns TRUE only through mf_link_answer(), which `accept` calls when it has decided to take it. */
+typedef gboolean (*mf_link_accept) (int fd, const mf_preface *preface, gpointer user_data, GError **error);
+
+MfLinkListener *mf_link_listener_new (mf_link_accept accept, gpointer user_data);
+/* Listens at one more address. A stale socket file is replaced; a live one is MF_ERROR_BUSY. */
+gboolean mf_link_listener_add (MfLinkListener *listener, const mf_peer_address *address, GError **error);
+/* Closes the sockets, joins the threads. */
+void mf_link_listener_free (MfLinkListener *listener);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC (MfLinkListener, mf_link_listener_free)
+
+/* Tells the dialler that its stream is taken. */
+gboolean mf_link_answer (int fd, const mf_preface *preface, GError **error);
+
+/* The control stream: peer-to-peer D-Bus over a stream that has had its preface. `is_server`: this side accepted it. No bus, no authentication beyond the stream's own.
+ * Blocking; the connection's signals and calls arrive in the caller's thread-default main context. */
+GDBusConnection *mf_link_control (int fd, gboolean is_server, GCancellable *cancellable, GError **error);
+
+G_END_DECLS
