@@ -3,8 +3,8 @@
 /*
  * The pull queue: which pages are still to be pulled, and which come first.
  *
- * Every page is in at most one class. take() gives the lowest class first, and within a class runs in address order from where it
- * last was (wrapping round), except WAITED, which is first come first served by the granule:
+ * Every page is in at most one class. take() gives the lowest class first, and within a class runs in address order
+ * from where it last was (wrapping round), except WAITED, which is first come first served by the granule:
  *
  *   WAITED   somebody stands still until the page is here, or soon will (the neighbourhood of a fault)
  *   CALLER   the caller's ranges
@@ -34,14 +34,15 @@ void mf_pull_queue_free (mf_pull_queue *queue);
 
 /* Puts the pages of `run` into `class`, whatever class they were in before, or in none. */
 void mf_pull_queue_put (mf_pull_queue *queue, mf_run run, mf_pull_class class);
-/* Moves those pages of `run` that are queued to `class` if that is an earlier one; the others stay out. Returns how many are queued there now. */
+/* Moves those pages of `run` that are queued to `class` if that is an earlier one; the others stay out. Returns how
+ * many are queued there now. */
 uint64_t mf_pull_queue_raise (mf_pull_queue *queue, mf_run run, mf_pull_class class);
 /* Takes the pages of `run` out. Returns how many were queued. */
 uint64_t mf_pull_queue_remove (mf_pull_queue *queue, mf_run run);
 void mf_pull_queue_clear (mf_pull_queue *queue);
 
-/* Takes the next run out: up to `max_pages`, never across a multiple of `max_pages` (a power of two). False: the queue is empty.
- * `class` (may be NULL) is set to the run's class. */
+/* Takes the next run out: up to `max_pages`, never across a multiple of `max_pages` (a power of two). False: the
+ * queue is empty. `class` (may be NULL) is set to the run's class. */
 bool mf_pull_queue_take (mf_pull_queue *queue, uint64_t max_pages, mf_run *out, mf_pull_class *class);
 
 uint64_t mf_pull_queue_count (const mf_pull_queue *queue);

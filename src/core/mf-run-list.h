@@ -3,9 +3,10 @@
 /*
  * A set of pages on the wire: how the last dirty set travels with the switchover.
  *
- * Byte 0 says the form: 1, the runs in ascending order, each as two LEB128 numbers (gap since the end of the run before, count - 1);
- * 2, a bitmap, bit 0 of byte 1 is page 0, of ceil (n_pages / 8) bytes. The encoder takes the shorter. A decoder takes both, and refuses numbers over
- * 10 bytes, runs past n_pages, bits past n_pages and bytes left over.
+ * Byte 0 says the form: 1, the runs in ascending order, each as two LEB128 numbers (gap since the end of the run
+ * before, count - 1); 2, a bitmap, bit 0 of byte 1 is page 0, of ceil (n_pages / 8) bytes. The encoder takes the
+ * shorter. A decoder takes both, and refuses numbers over 10 bytes, runs past n_pages, bits past n_pages and bytes
+ * left over.
  */
 #include "mf-bitmap.h"
 

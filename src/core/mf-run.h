@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #pragma once
 /*
- * A run of pages: [first, first + count). The unit in which every room speaks of pages. A run with count 0 is empty, and is
- * never a result unless a function says so. Pages, not bytes: the last page of a region counts also when it isn't whole.
+ * A run of pages: [first, first + count). The unit in which every room speaks of pages. A run with count 0 is empty,
+ * and is never a result unless a function says so. Pages, not bytes: the last page of a region counts also when it
+ * isn't whole.
  */
 #include <stdbool.h>
 #include <stdint.h>
@@ -12,12 +13,14 @@ typedef struct {
   uint64_t count;
 } mf_run;
 
-/* What `a` and `b` share; count 0 when nothing. */
+/* What `a` and `b` share; count 0 when nothing. A run whose end passes 2^64 counts as ending there. */
 mf_run mf_run_intersect (mf_run a, mf_run b);
 
-/* The pages that `length` bytes from `offset` on touch, in a region of `n_pages` pages. False, and `out` untouched, when
- * offset + length overflows or passes the last page. A length of 0 gives an empty run. */
+/* The pages that `length` bytes from `offset` on touch, in a region of `n_pages` pages. False, and `out` untouched,
+ * when offset + length overflows or passes the last page. A length of 0 gives an empty run. page_bytes is not 0
+ * (asserted). */
 bool mf_run_from_bytes (uint64_t offset, uint64_t length, uint32_t page_bytes, uint64_t n_pages, mf_run *out);
 
-/* `run` widened to whole multiples of `granule` pages (a power of two), cut at `n_pages`. */
+/* `run` widened to whole multiples of `granule` pages (a power of two, asserted), cut at `n_pages`. An empty run,
+ * and one that lies past the end, give an empty one. */
 mf_run mf_run_align (mf_run run, uint64_t granule, uint64_t n_pages);

@@ -3,9 +3,10 @@
 /*
  * The switchover model: after each pre-copy round, another round, or go?
  *
- * The user declares a downtime budget and nothing else. With R the link's rate, D the rate at which the program dirties pages and M what is
- * dirty now, the downtime of going now is M / R + the fixed cost (stop, device state, resume). A round of M bytes takes M / R, in
- * which at most D * M / R become dirty again (and no more than the set that the program writes at all). Pure arithmetic: no clock, no I/O.
+ * The user declares a downtime budget and nothing else. With R the link's rate, D the rate at which the program
+ * dirties pages and M what is dirty now, the downtime of going now is M / R + the fixed cost (stop, device state,
+ * resume). A round of M bytes takes M / R, in which at most D * M / R become dirty again (and no more than the set
+ * that the program writes at all). Pure arithmetic: no clock, no I/O.
  */
 #include <stdbool.h>
 #include <stdint.h>
@@ -46,6 +47,7 @@ void mf_switchover_init (mf_switchover *model, mf_mode mode, uint64_t budget_use
                          uint64_t region_bytes);
 /* Learns from a round that has ended. */
 void mf_switchover_learn (mf_switchover *model, const mf_round *round);
-/* The downtime of going now and copying `dirty_bytes` while the program stands, in microseconds; UINT64_MAX when no rate is known. */
+/* The downtime of going now and copying `dirty_bytes` while the program stands, in microseconds; UINT64_MAX when no
+ * rate is known. */
 uint64_t mf_switchover_downtime_usec (const mf_switchover *model, uint64_t dirty_bytes);
 mf_decision mf_switchover_decide (const mf_switchover *model, uint64_t dirty_bytes);
