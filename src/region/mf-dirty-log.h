@@ -24,8 +24,8 @@ typedef struct _mf_dirty_reader mf_dirty_reader;
 mf_dirty_log *mf_dirty_log_new (uint64_t n_pages);
 void mf_dirty_log_free (mf_dirty_log *log);
 
-/* The tracker is started when the first session opens and stopped when the last one is gone. NULL: only note() reports. Takes ownership;
- * the former tracker is stopped and freed. MF_ERROR_BUSY while sessions are open. */
+/* The tracker is started when the first session opens and stopped when the last one is gone. NULL: only note() reports. Takes ownership, and
+ * the former tracker is stopped and freed; on an error neither. MF_ERROR_BUSY while sessions are open. */
 gboolean mf_dirty_log_set_tracker (mf_dirty_log *log, mf_tracker *tracker, GError **error);
 
 /* Opens a session in which the pages of `initial` (NULL: all) are dirty. To be exact, `initial` is looked up after the tracker started: so it is a callback,

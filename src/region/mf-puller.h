@@ -63,7 +63,7 @@ void mf_puller_fault (mf_puller *puller, mf_run run);
 void mf_puller_remove (mf_puller *puller, mf_run run);
 void mf_puller_clear (mf_puller *puller);
 
-/* Waits until nothing is queued or in flight, or the deadline (monotonic usec; -1 none) or the cancellable, or all lanes are lost (MF_ERROR_CONNECTION), or a put
+/* Waits until nothing is queued or in flight and every lane has flushed (so that the source knows that what was read has arrived), or the deadline (monotonic usec; -1 none) or the cancellable, or all lanes are lost (MF_ERROR_CONNECTION), or a put
  * failed (its error). */
 gboolean mf_puller_wait_idle (mf_puller *puller, gint64 deadline_usec, GCancellable *cancellable, GError **error);
 

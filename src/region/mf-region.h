@@ -34,11 +34,17 @@ mf_dirty_log *mf_region_dirty_log (MfRegion *region);
 void mf_region_bytes_of (MfRegion *region, mf_run run, uint64_t *offset, uint64_t *length);
 
 /* --- The attachment's side ---
- * Who shows the region to a program. When one is attached, the bytes of a pull go down through it: `put` gets whole pages, must be atomic towards the program and must
- * leave pages alone that are there already (setting their bits in `kept`, bit 0 = run.first, may be NULL). `zero`: the page is to
- * read as zeroes: nothing need be allocated before the program touches it. */
+ * Who shows the region to a program. While one is attached, the bytes of a pull go down through it. Both functions are called from
+ * any thread, several at once, with no lock of the region held; neither may call back into mf_region_detach(). */
 typedef struct {
+  /* Puts down whole pages: `bytes` are run.count pages (of a short last page, the rest is zeroes). Must be atomic towards the program
+   * and must leave pages alone that are in the store already, setting their bits in `kept` (bit 0 = run.first; may be
+   * NULL). Who waits for a page of `run` goes on, also for one that was kept. The page map is marked by the caller, afterwards. */
   gboolean (*put) (gpointer attachment, mf_run run, const void *bytes, mf_bitmap *kept, GError **error);
+  /* The pages of `run` became PRESENT without a put(): as holes, which read as zeroes and need not be allocated before the program
+   * touches them, or by a write through the region. Who waits for one of them now has to be let go on. Called after the page map
+   * says PRESENT, so that a fault that comes later finds the answer there. May be NULL. */
+  void (*present) (gpointer attachment, mf_run run);
 } mf_attachment_ops;
 
 /* Sets or (NULL) takes away the attachment; the caller keeps it alive until then, and no put is under way when this returns. MF_ERROR_BUSY when another one is attached. */
@@ -56,8 +62,8 @@ typedef enum {
 gboolean mf_region_put (MfRegion *region, mf_run run, const void *bytes, const uint64_t *holes, MfPutMode mode,
                         GError **error);
 
-/* Forgets the pages of `run`: they are MISSING and their store is a hole. For what the other side has newer bytes of, before
- * the program may run here. */
+/* Forgets `pages`: they are MISSING and their store is a hole. For what the other side has newer bytes of, before
+ * the program may run here: no put of these pages may be under way. */
 gboolean mf_region_invalidate (MfRegion *region, const mf_bitmap *pages, GError **error);
 /* All pages MISSING, the store one hole. */
 gboolean mf_region_reset (MfRegion *region, GError **error);
