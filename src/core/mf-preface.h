@@ -19,6 +19,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#define MF_PREFACE_MAGIC   "MEMFERRY"
 #define MF_PREFACE_BYTES   48
 #define MF_PREFACE_VERSION 1
 #define MF_PREFACE_COMPAT  1
