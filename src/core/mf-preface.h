@@ -12,8 +12,8 @@
  *  40  4  index: which region (data) or which of the session's streams, from 0
  *  44  4  lane (data): 0 bulk, 1 faults
  *
- * The dialler sends first. The answer repeats the dialler's kind, session, index and lane where the acceptor could read them; its
- * versions are the acceptor's own, so that the dialler can name them.
+ * The dialler sends first. The answer repeats the dialler's kind, session, index and lane where the acceptor could
+ * read them; its versions are the acceptor's own, so that the dialler can name them.
  */
 #include <stdbool.h>
 #include <stddef.h>
@@ -65,6 +65,6 @@ typedef enum {
 } mf_preface_result;
 
 void mf_preface_encode (const mf_preface *preface, uint8_t out[MF_PREFACE_BYTES]);
-/* `out` is filled unless the result is MF_PREFACE_NOT_OURS. The versions are judged before the rest: of another version's preface only
- * they count. That a dialler's flags are 0 is for the acceptor to check. */
+/* `out` is filled unless the result is MF_PREFACE_NOT_OURS. The versions are judged before the rest: of another
+ * version's preface only they count. That a dialler's flags are 0 is for the acceptor to check. */
 mf_preface_result mf_preface_decode (const uint8_t in[MF_PREFACE_BYTES], mf_preface *out);
