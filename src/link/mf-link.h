@@ -44,7 +44,8 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC (MfLinkListener, mf_link_listener_free)
 gboolean mf_link_answer (int fd, const mf_preface *preface, GError **error);
 
 /* The control stream: peer-to-peer D-Bus over a stream that has had its preface. `is_server`: this side accepted it. No bus, no authentication beyond the stream's own.
- * Blocking; the connection's signals and calls arrive in the caller's thread-default main context. */
+ * Blocking; the connection's signals and calls arrive in the caller's thread-default main context. No message is processed before
+ * g_dbus_connection_start_message_processing(), so that objects can be exported first. */
 GDBusConnection *mf_link_control (int fd, gboolean is_server, GCancellable *cancellable, GError **error);
 
 G_END_DECLS
