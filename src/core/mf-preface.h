@@ -66,5 +66,6 @@ typedef enum {
 
 void mf_preface_encode (const mf_preface *preface, uint8_t out[MF_PREFACE_BYTES]);
 /* `out` is filled unless the result is MF_PREFACE_NOT_OURS. The versions are judged before the rest: of another
- * version's preface only they count. That a dialler's flags are 0 is for the acceptor to check. */
+ * version's preface only they count. That a dialler's flags are 0 is for the acceptor to check. A kind
+ * that doesn't exist comes out as 0. */
 mf_preface_result mf_preface_decode (const uint8_t in[MF_PREFACE_BYTES], mf_preface *out);
