@@ -33,18 +33,19 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC (MfStore, mf_store_unref)
 const char *mf_store_path (MfStore *store); /* NULL for a memfd */
 MfStoreKind mf_store_kind (MfStore *store);
 uint64_t mf_store_size (MfStore *store);       /* bytes */
-uint32_t mf_store_page_bytes (MfStore *store); /* 4096, or the huge page */
+uint32_t mf_store_page_bytes (MfStore *store); /* the machine's page, or the huge page */
 gboolean mf_store_read_only (MfStore *store);
 int mf_store_fd (MfStore *store); /* stays the store's */
 /* TRUE when `fd` is the same file. */
 gboolean mf_store_is_fd (MfStore *store, int fd);
 
 /* The next extent with data at or after `offset`, in bytes, page-aligned outward and cut at the size; FALSE when there is none.
- * Data that is being written meanwhile may be seen or not. */
+ * Data that is being written meanwhile may be seen or not. Where holes can't be found (hugetlbfs) everything is data. */
 gboolean mf_store_next_data (MfStore *store, uint64_t offset, uint64_t *data, uint64_t *end);
-/* Bytes allocated now. */
+/* Bytes allocated now. On some file systems a little more than what is data. */
 uint64_t mf_store_allocated (MfStore *store);
 
+/* Ranges past the end are MF_ERROR_INVALID. A write that fails may have put down its first bytes. */
 gboolean mf_store_read (MfStore *store, uint64_t offset, void *buffer, size_t length, GError **error);
 gboolean mf_store_write (MfStore *store, uint64_t offset, const void *buffer, size_t length, GError **error);
 /* Makes [offset, offset + length) a hole: whole pages only, and the tail of the store. */
