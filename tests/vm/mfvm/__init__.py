@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What the tests that boot a guest share.
+
+qemu       starts the test guest, and moves its device state by QEMU's own means
+qmp        talks to QEMU's monitor
+heartbeat  follows what the guest prints, wherever it runs, and judges it
+ramfile    compares, copies and searches files of guest memory
+pattern    the bytes that the guest's workload fills its memory with
+netns      two hosts: network namespaces joined by a link of a given speed
+nbdkit     an NBD server, also a slow one
+tap        prints the results
+deadline   waits on a condition, never for a time
+
+Only Python's standard library is used. All times are seconds of the host's monotonic clock, as time.monotonic() gives
+them; a parameter called `seconds` is how long to wait at most.
+"""

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Two hosts on one machine: network namespaces, joined by a veth pair. Needs root."""
+
+import itertools
+import os
+import signal
+import subprocess
+
+_numbers = itertools.count()
+
+
+class HostPair:
+    """Hosts "a" and "b". A context manager; leaving it ends every process that still runs in them and removes them.
+
+    prefix[host]   words to put before a command so that it runs on that host; the file system is shared
+    address[host]  its IPv4 address on the link
+    """
+
+    def __init__(self, name="mfvm"):
+        stem = f"{name}-{os.getpid()}-{next(_numbers)}"
+        self.names = {"a": f"{stem}a", "b": f"{stem}b"}
+        self.address = {"a": "192.0.2.1", "b": "192.0.2.2"}
+        self.prefix = {host: ["nsenter", f"--net=/run/netns/{ns}"] for host, ns in self.names.items()}
+
+    def __enter__(self):
+        try:
+            for name in self.names.values():
+                _run("ip", "netns", "add", name)
+            a, b = self.names["a"], self.names["b"]
+            _run("ip", "link", "add", "link0", "netns", a, "type", "veth", "peer", "name", "link0", "netns", b)
+            for host, name in self.names.items():
+                _run("ip", "-n", name, "addr", "add", f"{self.address[host]}/24", "dev", "link0")
+                _run("ip", "-n", name, "link", "set", "link0", "up")
+                _run("ip", "-n", name, "link", "set", "lo", "up")
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def shape(self, rate="1gbit", delay=None):
+        """Limits the link to `rate` each way (words of tc) and, with `delay` ("5ms"), makes each way that much longer."""
+        for name in self.names.values():
+            tc = ["tc", "-n", name, "qdisc", "replace", "dev", "link0"]
+            tbf = ["tbf", "rate", rate, "burst", "256k", "latency", "50ms"]
+            if delay:
+                _run(*tc, "root", "handle", "1:", "netem", "delay", delay, "limit", "100000")
+                _run(*tc, "parent", "1:", "handle", "2:", *tbf)
+            else:
+                _run(*tc, "root", *tbf)
+
+    def unshape(self):
+        for name in self.names.values():
+            _run("tc", "-n", name, "qdisc", "del", "dev", "link0", "root")
+
+    def cut(self):
+        """Takes the link away: what is sent from now on is lost without an answer."""
+        _run("ip", "-n", self.names["a"], "link", "set", "link0", "down")
+
+    def mend(self):
+        _run("ip", "-n", self.names["a"], "link", "set", "link0", "up")
+
+    def sent_bytes(self, host):
+        """What `host` has sent over the link, headers included."""
+        path = "/sys/class/net/link0/statistics/tx_bytes"
+        output = subprocess.run(
+            ["ip", "netns", "exec", self.names[host], "cat", path], check=True, capture_output=True, text=True
+        )
+        return int(output.stdout)
+
+    def close(self):
+        for name in self.names.values():
+            pids = subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True, check=False)
+            for pid in pids.stdout.split():
+                _kill(int(pid))
+            subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+
+
+def _kill(pid):
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def _run(*command):
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
