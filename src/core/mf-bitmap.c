@@ -23,25 +23,6 @@ struct mf_bitmap {
   _Atomic uint64_t words[];
 };
 
-/* Which part of a word a run covers. */
-typedef struct {
-  uint64_t index;
-  uint64_t mask;
-  uint64_t bits; /* how many bits of the run this is */
-} word_part;
-
-/* The part of `run` (not empty) that lies in the word of run.first. */
-static word_part
-first_part (mf_run run)
-{
-  unsigned shift = run.first % WORD_BITS;
-  uint64_t bits = WORD_BITS - shift;
-  if (bits > run.count)
-    bits = run.count;
-  uint64_t mask = bits == WORD_BITS ? UINT64_MAX : ((UINT64_C (1) << bits) - 1) << shift;
-  return (word_part){ run.first / WORD_BITS, mask, bits };
-}
-
 static void
 assert_within (const mf_bitmap *bitmap, mf_run run)
 {
@@ -123,11 +104,11 @@ mf_bitmap_set_run (mf_bitmap *bitmap, mf_run run)
   assert_within (bitmap, run);
   uint64_t changed = 0;
   while (run.count > 0) {
-    word_part part = first_part (run);
+    mf_run_word part = mf_run_first_word (run);
     uint64_t before = atomic_fetch_or_explicit (&bitmap->words[part.index], part.mask, memory_order_acq_rel);
     changed += popcount (~before & part.mask);
-    run.first += part.bits;
-    run.count -= part.bits;
+    run.first += part.count;
+    run.count -= part.count;
   }
   return changed;
 }
@@ -138,11 +119,11 @@ mf_bitmap_clear_run (mf_bitmap *bitmap, mf_run run)
   assert_within (bitmap, run);
   uint64_t changed = 0;
   while (run.count > 0) {
-    word_part part = first_part (run);
+    mf_run_word part = mf_run_first_word (run);
     uint64_t before = atomic_fetch_and_explicit (&bitmap->words[part.index], ~part.mask, memory_order_acq_rel);
     changed += popcount (before & part.mask);
-    run.first += part.bits;
-    run.count -= part.bits;
+    run.first += part.count;
+    run.count -= part.count;
   }
   return changed;
 }
@@ -188,10 +169,10 @@ mf_bitmap_count_run (const mf_bitmap *bitmap, mf_run run)
   assert_within (bitmap, run);
   uint64_t count = 0;
   while (run.count > 0) {
-    word_part part = first_part (run);
+    mf_run_word part = mf_run_first_word (run);
     count += popcount (atomic_load_explicit (&bitmap->words[part.index], memory_order_relaxed) & part.mask);
-    run.first += part.bits;
-    run.count -= part.bits;
+    run.first += part.count;
+    run.count -= part.count;
   }
   return count;
 }
@@ -201,13 +182,13 @@ static uint64_t
 find_bit (const mf_bitmap *bitmap, mf_run run, bool value)
 {
   while (run.count > 0) {
-    word_part part = first_part (run);
+    mf_run_word part = mf_run_first_word (run);
     uint64_t word = atomic_load_explicit (&bitmap->words[part.index], memory_order_acquire);
     uint64_t hits = (value ? word : ~word) & part.mask;
     if (hits != 0)
       return part.index * WORD_BITS + (unsigned) __builtin_ctzll (hits);
-    run.first += part.bits;
-    run.count -= part.bits;
+    run.first += part.count;
+    run.count -= part.count;
   }
   return run.first;
 }
