@@ -21,15 +21,18 @@ typedef struct _mf_dirty_log mf_dirty_log;
 typedef struct _mf_dirty_session mf_dirty_session;
 typedef struct _mf_dirty_reader mf_dirty_reader;
 
+/* NULL: errno is ENOMEM or EOVERFLOW. */
 mf_dirty_log *mf_dirty_log_new (uint64_t n_pages);
+/* The owner lets go of it; sessions that are still open keep it alive. */
 void mf_dirty_log_free (mf_dirty_log *log);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC (mf_dirty_log, mf_dirty_log_free)
 
 /* The tracker is started when the first session opens and stopped when the last one is gone. NULL: only note() reports. Takes ownership, and
  * the former tracker is stopped and freed; on an error neither. MF_ERROR_BUSY while sessions are open. */
 gboolean mf_dirty_log_set_tracker (mf_dirty_log *log, mf_tracker *tracker, GError **error);
 
 /* Opens a session in which the pages of `initial` (NULL: all) are dirty. To be exact, `initial` is looked up after the tracker started: so it is a callback,
- * called once with an empty bitmap to fill, when tracking is on. A callback of NULL: every page. */
+ * called once when tracking is on, which sets bits in `dirty`; bits that are set there already (written since) stay. A callback of NULL: every page. */
 typedef void (*mf_dirty_initial) (mf_bitmap *dirty, gpointer user_data);
 mf_dirty_session *mf_dirty_session_open (mf_dirty_log *log, mf_dirty_initial initial, gpointer user_data,
                                          GError **error);
@@ -39,7 +42,8 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC (mf_dirty_session, mf_dirty_session_unref)
 
 /* Pages of `run` were written: dirty in every session. */
 void mf_dirty_log_note (mf_dirty_log *log, mf_run run);
-/* Asks the tracker, and notes what it reports. `found` (may be NULL): how many pages. */
+/* Asks the tracker, and notes what it reports. `found` (may be NULL): how many pages. After an error, too, what
+ * was reported before it is noted. Without a session nothing is watched, and nothing found. */
 gboolean mf_dirty_log_collect (mf_dirty_log *log, uint64_t *found, GError **error);
 
 /* The heat of a page: bit 3 = written before the latest collect, bit 2 = the one before that, ...; so 0 (cold) to 15, a larger
@@ -57,12 +61,14 @@ uint64_t mf_dirty_session_repeat_union (mf_dirty_session *session);
 const mf_bitmap *mf_dirty_session_bits (mf_dirty_session *session);
 uint64_t mf_dirty_session_count (mf_dirty_session *session);
 
+/* A reader keeps its session open. NULL: errno is ENOMEM. */
 mf_dirty_reader *mf_dirty_reader_new (mf_dirty_session *session);
 /* The connection is gone: what was read and not acknowledged is dirty again. */
 void mf_dirty_reader_free (mf_dirty_reader *reader);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC (mf_dirty_reader, mf_dirty_reader_free)
 /* To be called before the pages of `run` are read for sending. */
 void mf_dirty_reader_take (mf_dirty_reader *reader, mf_run run);
-/* A FLUSH: all that this reader read before has arrived. */
+/* A FLUSH: all that this reader took before has arrived. Not while a take() of the same reader is under way in another thread. */
 void mf_dirty_reader_acknowledge (mf_dirty_reader *reader);
 
 G_END_DECLS
