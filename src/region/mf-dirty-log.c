@@ -267,7 +267,7 @@ mf_dirty_log_collect (mf_dirty_log *log, uint64_t *found, GError **error)
       for (guint i = 0; i < log->sessions->len; i++) {
         mf_dirty_session *session = g_ptr_array_index (log->sessions, i);
 
-        if (i == 0)       mf_bitmap_or (session->dirty, log->report);
+        mf_bitmap_or (session->dirty, log->report);
         mf_bitmap_or (session->reported, log->report);
       }
       g_rw_lock_reader_unlock (&log->sessions_lock);
