@@ -10,7 +10,9 @@
  */
 #include "mf-bitmap.h"
 
-/* Encodes `set`. Returns a buffer for free() and its length, or NULL with errno ENOMEM. */
+/* Encodes `set`. Returns a buffer for free() and its length, or NULL with errno ENOMEM. Bits that are changed meanwhile
+ * may be in it or not. */
 uint8_t *mf_run_list_encode (const mf_bitmap *set, size_t *length);
-/* Sets in `set` the bits of the encoded pages. False: malformed, and `set` may hold some of the bits. */
+/* Sets in `set`, whose size is n_pages, the bits of the encoded pages. False: malformed, and `set` may hold some of
+ * the bits. */
 bool mf_run_list_decode (const uint8_t *data, size_t length, mf_bitmap *set);
