@@ -10,9 +10,14 @@
 #include <string.h>
 
 static const mf_command commands[] = {
-  { "list", "Show the regions", mf_cmd_list },    { "show", "Show everything about a region", mf_cmd_show },
-  { "create", "Make a region", mf_cmd_create },   { "remove", "Remove a region and its bytes", mf_cmd_remove },
-  { "jobs", "Show the migrations", mf_cmd_jobs }, { "cancel", "Cancel a migration", mf_cmd_cancel },
+  { "run", "Start a program whose memory can be moved", mf_cmd_run },
+  { "migrate", "Move a program and its regions to another host", mf_cmd_migrate },
+  { "list", "Show the regions", mf_cmd_list },
+  { "show", "Show everything about a region", mf_cmd_show },
+  { "create", "Make a region", mf_cmd_create },
+  { "remove", "Remove a region and its bytes", mf_cmd_remove },
+  { "jobs", "Show the migrations", mf_cmd_jobs },
+  { "cancel", "Cancel a migration", mf_cmd_cancel },
 };
 
 static char *

@@ -1,0 +1,230 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "cli/mf-cli-follow.h"
+#include "cli/mf-cli-json.h"
+#include "cli/mf-cli-options.h"
+#include "cli/mf-cli-progress.h"
+#include "cli/mf-cli-service.h"
+#include "cli/mf-command.h"
+#include "cli/mf-quantity.h"
+#include <string.h>
+
+/* The options as they were written. */
+typedef struct {
+  char *socket, *to, *qmp, *peer_qmp, *max_downtime, *mode, *bandwidth, *max_pause;
+  int max_pauses;
+  gboolean live_scans, detach, as_json;
+} migrate_words;
+
+static void
+migrate_words_clear (migrate_words *words)
+{
+  g_free (words->socket);
+  g_free (words->to);
+  g_free (words->qmp);
+  g_free (words->peer_qmp);
+  g_free (words->max_downtime);
+  g_free (words->mode);
+  g_free (words->bandwidth);
+  g_free (words->max_pause);
+}
+
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (migrate_words, migrate_words_clear)
+
+static gboolean
+parse (int *argc, char ***argv, migrate_words *words, GError **error)
+{
+  const GOptionEntry entries[] = {
+    { "to", 0, 0, G_OPTION_ARG_STRING, &words->to, "The host: unix:PATH or tcp://HOST[:PORT]", "PEER" },
+    { "qmp", 0, 0, G_OPTION_ARG_FILENAME, &words->qmp, "QMP socket of the QEMU here", "SOCKET" },
+    { "peer-qmp", 0, 0, G_OPTION_ARG_FILENAME, &words->peer_qmp, "QMP socket of the QEMU that waits there", "SOCKET" },
+    { "max-downtime", 0, 0, G_OPTION_ARG_STRING, &words->max_downtime, "How long the program may stand", "MS" },
+    { "mode", 0, 0, G_OPTION_ARG_STRING, &words->mode, "auto, precopy or postcopy", "MODE" },
+    { "bandwidth", 0, 0, G_OPTION_ARG_STRING, &words->bandwidth, "Bytes a second for bulk data, with K, M, G", "RATE" },
+    { "max-pause", 0, 0, G_OPTION_ARG_STRING, &words->max_pause, "How long a pause for a scan may last", "MS" },
+    { "max-pauses", 0, 0, G_OPTION_ARG_INT, &words->max_pauses, "How many pauses there may be", "N" },
+    { "live-scans", 0, 0, G_OPTION_ARG_NONE, &words->live_scans,
+      "Never pause for a scan; only where no O_DIRECT read takes long", NULL },
+    { "detach", 0, 0, G_OPTION_ARG_NONE, &words->detach, "Begin it, print its number, and return", NULL },
+    { "json", 0, 0, G_OPTION_ARG_NONE, &words->as_json, "Progress as one JSON object a line", NULL },
+    G_OPTION_ENTRY_NULL
+  };
+  const mf_cli_usage usage = {
+    .parameters = "REGION... --to PEER",
+    .summary = "Moves a program's regions to another host while it runs.\n"
+               "^C cancels: until the switchover the program goes on here as if nothing had been asked.",
+    .entries = entries,
+    .uses_service = TRUE,
+  };
+
+  if (!mf_cli_parse (&usage, argc, argv, &words->socket, error) ||
+      !mf_cli_check_words (*argc, 1, G_MAXINT, "REGION", error))
+    return FALSE;
+  if (words->to)
+    return TRUE;
+  g_set_error (error, MF_ERROR, MF_ERROR_INVALID, "--to is missing; see memferry migrate --help");
+  return FALSE;
+}
+
+/* The service has another working folder. */
+static char *
+absolute_peer (const char *peer)
+{
+  g_autofree char *path = NULL;
+
+  if (!g_str_has_prefix (peer, "unix:"))
+    return g_strdup (peer);
+  path = g_canonicalize_filename (peer + strlen ("unix:"), NULL);
+  return g_strconcat ("unix:", path, NULL);
+}
+
+static gboolean
+add_msec (GVariantDict *options, const char *key, const char *text, GError **error)
+{
+  guint64 usec;
+
+  if (!text)
+    return TRUE;
+  if (!mf_quantity_parse_msec (text, &usec, error)) {
+    g_prefix_error (error, "--%s: ", key);
+    return FALSE;
+  }
+  g_variant_dict_insert (options, key, "t", usec);
+  return TRUE;
+}
+
+static gboolean
+add_mode (GVariantDict *options, const char *mode, GError **error)
+{
+  const char *const modes[] = { "auto", "precopy", "postcopy", NULL };
+
+  if (!mode)
+    return TRUE;
+  if (!g_strv_contains (modes, mode)) {
+    g_set_error (error, MF_ERROR, MF_ERROR_INVALID, "--mode: %s is not a mode: auto, precopy or postcopy", mode);
+    return FALSE;
+  }
+  g_variant_dict_insert (options, "mode", "s", mode);
+  return TRUE;
+}
+
+static gboolean
+add_sockets (GVariantDict *options, const migrate_words *words, GError **error)
+{
+  if (words->qmp) {
+    g_autofree char *path = g_canonicalize_filename (words->qmp, NULL);
+
+    g_variant_dict_insert (options, "qmp", "s", path);
+  }
+  if (words->peer_qmp && !g_path_is_absolute (words->peer_qmp)) {
+    g_set_error (error, MF_ERROR, MF_ERROR_INVALID, "--peer-qmp: %s is not a full path on the other host",
+                 words->peer_qmp);
+    return FALSE;
+  }
+  if (words->peer_qmp)
+    g_variant_dict_insert (options, "peer-qmp", "s", words->peer_qmp);
+  return TRUE;
+}
+
+static gboolean
+add_numbers (GVariantDict *options, const migrate_words *words, GError **error)
+{
+  guint64 rate;
+
+  if (words->bandwidth) {
+    if (!mf_quantity_parse_rate (words->bandwidth, &rate, error)) {
+      g_prefix_error (error, "--bandwidth: ");
+      return FALSE;
+    }
+    g_variant_dict_insert (options, "bandwidth", "t", rate);
+  }
+  if (words->max_pauses < 0) {
+    g_set_error (error, MF_ERROR, MF_ERROR_INVALID, "--max-pauses: %d is less than none", words->max_pauses);
+    return FALSE;
+  }
+  if (words->max_pauses)
+    g_variant_dict_insert (options, "max-pauses", "u", (guint32) words->max_pauses);
+  return TRUE;
+}
+
+/* The options as the service takes them, floating; NULL with an error. */
+static GVariant *
+service_options (const migrate_words *words, GError **error)
+{
+  g_auto (GVariantDict) options = G_VARIANT_DICT_INIT (NULL);
+
+  if (!add_msec (&options, "max-downtime", words->max_downtime, error) ||
+      !add_msec (&options, "max-pause", words->max_pause, error) || !add_mode (&options, words->mode, error) ||
+      !add_sockets (&options, words, error) || !add_numbers (&options, words, error))
+    return NULL;
+  if (words->live_scans)
+    g_variant_dict_insert (&options, "live-scans", "b", TRUE);
+  if (words->detach)
+    g_variant_dict_insert (&options, "detach", "b", TRUE);
+  return g_variant_dict_end (&options);
+}
+
+/* Begins the migration. (transfer full) */
+static MfDbusJob1 *
+begin (GDBusConnection *connection, const char *const *regions, const char *peer, GVariant *options, GError **error)
+{
+  g_autoptr (MfDbusManager1) manager = mf_cli_manager (connection, error);
+  g_autofree char *path = NULL;
+  g_autoptr (GError) remote = NULL;
+  MfDbusJob1 *job;
+
+  if (!manager)
+    return NULL;
+  if (!mf_dbus_manager1_call_migrate_sync (manager, regions, peer, options, &path, NULL, &remote)) {
+    mf_cli_take_error (error, g_steal_pointer (&remote));
+    return NULL;
+  }
+  job = mf_dbus_job1_proxy_new_sync (connection, G_DBUS_PROXY_FLAGS_NONE, NULL, path, NULL, &remote);
+  if (!job)
+    mf_cli_take_error (error, g_steal_pointer (&remote));
+  return job;
+}
+
+static gboolean
+migrate (const migrate_words *words, const char *const *regions, GError **error)
+{
+  g_autoptr (GVariant) options = service_options (words, error);
+  g_autofree char *peer = absolute_peer (words->to);
+  g_autoptr (GDBusConnection) connection = NULL;
+  g_autoptr (MfDbusJob1) job = NULL;
+
+  if (!options)
+    return FALSE;
+  g_variant_ref_sink (options);
+  connection = mf_cli_connect (words->socket, error);
+  job = connection ? begin (connection, regions, peer, options, error) : NULL;
+  if (!job)
+    return FALSE;
+  if (words->detach) {
+    g_autofree char *json = mf_cli_json_job (job);
+
+    if (words->as_json)
+      g_print ("%s\n", json);
+    else
+      g_print ("%u\n", mf_dbus_job1_get_id (job));
+    return mf_cli_flush (error);
+  }
+  if (!mf_cli_follow (job, words->as_json, error))
+    return FALSE;
+  if (!words->as_json) {
+    g_autofree char *summary = mf_cli_summary_line (job);
+
+    g_print ("%s\n", summary);
+  }
+  return mf_cli_flush (error);
+}
+
+int
+mf_cmd_migrate (int argc, char **argv)
+{
+  g_auto (migrate_words) words = { NULL };
+  g_autoptr (GError) error = NULL;
+
+  if (!parse (&argc, &argv, &words, &error) || !migrate (&words, (const char *const *) argv + 1, &error))
+    return mf_cli_fail (error);
+  return 0;
+}
