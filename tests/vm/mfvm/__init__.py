@@ -7,7 +7,8 @@ heartbeat  follows what the guest prints, wherever it runs, and judges it
 ramfile    compares, copies and searches files of guest memory
 pattern    the bytes that the guest's workload fills its memory with
 netns      two hosts: network namespaces joined by a link of a given speed
-nbdkit     an NBD server, also a slow one
+nbdkit     an NBD server
+slowdisk   a disk whose answers take time
 tap        prints the results
 deadline   waits on a condition, never for a time
 

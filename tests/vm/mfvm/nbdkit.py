@@ -8,10 +8,7 @@ from .deadline import wait_until
 
 
 class Nbdkit:
-    """Runs `nbdkit WORDS...` in the foreground, listening at `socket`. A context manager; `uri` is what clients dial.
-
-    Nbdkit("/tmp/x/disk.sock", "--filter=delay", "file", "disk.img", "rdelay=600ms") is a slow disk.
-    """
+    """Runs `nbdkit WORDS...` in the foreground, listening at `socket`. A context manager; `uri` is what clients dial."""
 
     def __init__(self, socket, *words, log=None, prefix=()):
         self.socket = socket

@@ -70,6 +70,8 @@ class Qmp:
                 data = self._socket.recv(65536)
             except socket.timeout:
                 continue
+            except ConnectionResetError:
+                data = b""
             if not data:
                 raise QmpError(f"QEMU closed its monitor while {deadline.what} was waited for")
             self._buffer += data
