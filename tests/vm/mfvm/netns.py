@@ -42,20 +42,23 @@ class HostPair:
 
     def shape(self, rate="1gbit"):
         """Limits the link to `rate` (as tc takes it) each way."""
-        for name in self.names.values():
-            queue = ["tbf", "rate", rate, "burst", "256k", "latency", "50ms"]
-            _run("tc", "-n", name, "qdisc", "replace", "dev", "link0", "root", *queue)
+        self._queue("tbf", "rate", rate, "burst", "256k", "latency", "50ms")
 
     def unshape(self):
         for name in self.names.values():
             _run("tc", "-n", name, "qdisc", "del", "dev", "link0", "root")
 
     def cut(self):
-        """Takes the link away: what is sent from now on is lost without an answer."""
-        _run("ip", "-n", self.names["a"], "link", "set", "link0", "down")
+        """From now on everything sent is lost, and nobody is told, as when a cable is pulled far away. Taking the interface
+        down would be noticed at once. The link is unshaped after mend()."""
+        self._queue("bfifo", "limit", "0")
 
     def mend(self):
-        _run("ip", "-n", self.names["a"], "link", "set", "link0", "up")
+        self.unshape()
+
+    def _queue(self, *words):
+        for name in self.names.values():
+            _run("tc", "-n", name, "qdisc", "replace", "dev", "link0", "root", *words)
 
     def sent_bytes(self, host):
         """What `host` has sent over the link, headers included."""
