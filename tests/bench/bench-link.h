@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+/*
+ * Connected pairs of stream sockets for the measuring programs, and whole reads and writes on them. These programs measure one
+ * thing and stop: what fails here ends the program with a message on standard error (err.h).
+ */
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+typedef enum {
+  BENCH_LINK_UNIX,
+  BENCH_LINK_TCP, /* 127.0.0.1, no delay */
+} bench_link_kind;
+
+/* "unix" or "tcp"; ends the program otherwise. */
+bench_link_kind bench_link_kind_parse (const char *name);
+
+/* Makes a connected pair; `buffer_bytes` sets both sockets' send and receive buffers, 0 leaves them as the system has them. */
+void bench_link_pair (bench_link_kind kind, int buffer_bytes, int fds[2]);
+
+/* All bytes or none: ends the program on an error or, when reading, at an early end. */
+void bench_link_write (int fd, const void *bytes, size_t length_bytes);
+void bench_link_read (int fd, void *bytes, size_t length_bytes);
+
+/* Like bench_link_read() but false when the peer has closed before the first byte, and polls for up to `spin_nsec` before it
+ * sleeps: 0 sleeps at once, UINT64_MAX never does. */
+bool bench_link_read_or_end (int fd, void *bytes, size_t length_bytes, uint64_t spin_nsec);
+
+/* Scatter and gather; `parts` is used up. */
+void bench_link_write_parts (int fd, struct iovec *parts, int count);
+void bench_link_read_parts (int fd, struct iovec *parts, int count);

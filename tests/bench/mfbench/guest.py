@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Two hosts with a link, and a busy guest on the first: what every migration that is measured starts from."""
+import os
+import signal
+import time
+
+from mfvm import heartbeat, netns, qemu
+from mfvm.deadline import TooLate, wait_until
+
+from . import TREE
+from .host import BenchError
+
+HEARTBEAT = os.path.join(TREE, "vm-images", "heartbeat")
+# 400 MiB of random bytes, of which 96 MiB are dirtied at 82 MB/s; a beat every 20 ms.
+SIZES = {False: ("512M", ("mf.fill=400M", "mf.dirty=96M", "mf.rate=82000000", "mf.heartbeat=20")),
+         True: ("256M", ("mf.fill=64M", "mf.dirty=16M", "mf.rate=16000000", "mf.heartbeat=20"))}
+AFTER_SECONDS = 2.5
+
+
+class Stage:
+    """A context manager. `hosts` are the two hosts, `source` and `destination` the QEMUs that start_source() and
+    start_destination() have started there."""
+
+    def __init__(self, host, rate):
+        self.host = host
+        self.rate = rate
+        self.size, self.workload = SIZES[host.quick]
+        self.space = qemu.Workspace()
+        self.hosts = netns.HostPair("mfbench")
+        self.open = []
+
+    def __enter__(self):
+        try:
+            self.space.__enter__()
+            self.open.append(self.space)
+            self.hosts.__enter__()
+            self.open.append(self.hosts)
+            if self.rate:
+                self.hosts.shape(self.rate)
+            self.record = self.space.file("beats")
+            serial = self.space.file("serial")
+            # In a process of its own: its stamps are the measure.
+            self.follower = self.host.start(HEARTBEAT, "follow", "--record", self.record, f"listen:{serial}",
+                                            stdout=open(self.space.file("report"), "wb"))
+            wait_until(lambda: os.path.exists(serial), 10, "heartbeat")
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        for part in reversed(self.open):
+            part.__exit__(None, None, None)
+        self.open.clear()
+
+    def command(self, name, incoming):
+        return qemu.guest_arguments(self.space.ram_file(name), self.size, "connect:" + self.space.file("serial"),
+                                    self.space.file(name + ".qmp"), workload=self.workload, incoming=incoming)
+
+    def start(self, name, where, incoming=False, before=(), environment=None):
+        """Starts a QEMU on host `where`; `before` are words before its command."""
+        guest = qemu.Guest(self.command(name, incoming), prefix=[*self.hosts.prefix[where], *before],
+                           environment=environment, log=self.space.file(name + ".log"))
+        guest.__enter__()
+        self.open.append(guest)
+        return guest
+
+    def beats(self):
+        return heartbeat.load(self.record) if os.path.exists(self.record) else heartbeat.Console()
+
+    def wait_busy(self):
+        """Until the guest is ready and has dirtied all that it dirties once."""
+        def busy():
+            console = self.beats()
+            if console.trouble():
+                raise BenchError(f"the guest: {console.trouble()[0]}")
+            return console.beats and console.beats[-1].passes >= 1
+
+        wait_until(busy, 120, "whole pass of the guest", 0.1)
+
+    def sent_bytes(self):
+        return self.hosts.sent_bytes("a") + self.hosts.sent_bytes("b")
+
+    def judge(self, start, end):
+        """What the guest felt of a migration between two times of the host, once it ran long enough after it."""
+        def settled():
+            console = self.beats()
+            inside = [beat for beat in console.beats if beat.at > end]
+            # Two passes begun: everything that it dirties was checked once.
+            return console.trouble() or (time.monotonic() > end + AFTER_SECONDS and inside and
+                                         inside[-1].passes >= inside[0].passes + 2)
+
+        try:
+            wait_until(settled, AFTER_SECONDS + 15, "guest", 0.1)
+            alive = True
+        except TooLate:
+            alive = False
+        console = self.beats()
+        found = heartbeat.report(console, start, end + AFTER_SECONDS)
+        return {"gap_ms": found["longest_gap_ms"], "first_second": found["first_second"],
+                "alive": int(alive and found["consecutive"] and not found["trouble"]), "errors": found["errors"]}
+
+    def stop_follower(self):
+        self.follower.send_signal(signal.SIGTERM)
+        self.follower.wait()
+
+
+def event_seconds(event):
+    """QEMU's own stamp of an event, finer than when it was read here; both QEMUs share the clock."""
+    return event["timestamp"]["seconds"] + event["timestamp"]["microseconds"] / 1e6
