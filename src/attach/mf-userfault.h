@@ -18,17 +18,11 @@
 #include "backend/mf-lane.h"
 #include "region/mf-puller.h"
 #include "region/mf-region.h"
+#include "track/mf-mapping.h"
 
 G_BEGIN_DECLS
 
 typedef struct _MfUserfault MfUserfault;
-
-/* One mapping of the region in the program. */
-typedef struct {
-  uint64_t address; /* in the program */
-  uint64_t length;  /* bytes */
-  uint64_t offset;  /* in the region, bytes */
-} mf_mapping;
 
 /* Latencies in microseconds, from the event read to the answer given. */
 typedef struct {
@@ -39,17 +33,22 @@ typedef struct {
   guint waiting; /* not answered yet */
 } mf_fault_stats;
 
-/* Takes both descriptors and the socket (the connection to the program's library; its end is the program's end) over. `uffd_fault` and `uffd_track` are fresh from
- * USERFAULTFD_IOC_NEW or have been used by a predecessor. Does UFFDIO_API on both. */
+/* Takes both descriptors over, in any case. `uffd_fault` and `uffd_track` are fresh from USERFAULTFD_IOC_NEW or have been used by a
+ * predecessor. Does UFFDIO_API on both. What a predecessor left registered for faults stays so until serve(), finish(), abandon() or a tracker's start. */
 MfUserfault *mf_userfault_new (MfRegion *region, pid_t pid, const mf_mapping *mappings, guint n_mappings,
                                int uffd_fault, int uffd_track, GError **error);
-/* Stops the thread, unregisters, detaches from the region, closes the descriptors. */
 MfUserfault *mf_userfault_ref (MfUserfault *userfault);
+/* The last one: stops the thread, detaches from the region, closes the descriptors. While serving it does not unregister: the program has its own
+ * copies of the descriptors, and its faults wait for the next service. */
 void mf_userfault_unref (MfUserfault *userfault);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (MfUserfault, mf_userfault_unref)
 
 pid_t mf_userfault_pid (MfUserfault *userfault);
 MfRegion *mf_userfault_region (MfUserfault *userfault);
+/* The program maps the region elsewhere now. While tracking, everything counts as written once: what was written through a mapping that has
+ * gone is not known. */
+gboolean mf_userfault_set_mappings (MfUserfault *userfault, const mf_mapping *mappings, guint n_mappings,
+                                    GError **error);
 
 /* idle -> serving: registers for MISSING, wakes the range, attaches to the region (puts go down by UFFDIO_COPY from here on) and starts the fault
  * thread. Faults on pages that are PRESENT in the page map are answered at once (zeroes, or a wake); the others wait for a lane. `puller` (may be NULL) is
@@ -61,14 +60,14 @@ void mf_userfault_set_lane (MfUserfault *userfault, mf_lane *lane);
 /* `lost` is called once a lane, from the fault thread, with no lock held: the faults wait for the next lane. */
 void mf_userfault_set_lost (MfUserfault *userfault, void (*lost) (MfUserfault *, const GError *, gpointer),
                             gpointer user_data);
-/* serving -> idle. Every page must be PRESENT, or the rest reads as zeroes: MF_ERROR_BUSY otherwise. */
+/* serving -> idle, also when it was a predecessor that served. Every page must be PRESENT, or the rest would read as zeroes: MF_ERROR_BUSY otherwise. */
 gboolean mf_userfault_finish (MfUserfault *userfault, GError **error);
 /* serving -> idle whatever is missing: for a migration that is undone before the program ran. */
 void mf_userfault_abandon (MfUserfault *userfault);
 
 void mf_userfault_get_stats (MfUserfault *userfault, mf_fault_stats *stats);
 
-/* A pagemap tracker over the same mappings (src/track/mf-pagemap.h), holding a reference. Its start is idle -> tracking (MF_ERROR_BUSY while serving), its stop -> idle. */
+/* A pagemap tracker over the same mappings (src/track/mf-pagemap.h), holding a reference. Its start is idle -> tracking (MF_ERROR_BUSY while serving, or while pages are missing), its stop -> idle. */
 mf_tracker *mf_userfault_new_tracker (MfUserfault *userfault);
 
 /* What this kernel lacks for it, as one clear error: /dev/userfaultfd, UFFD_FEATURE_MISSING_SHMEM, WP_ASYNC, PAGEMAP_SCAN; and, when `store` is not NULL, what its
