@@ -25,7 +25,8 @@ def arguments():
     parser.add_argument("--no-install", action="store_true", help="install no packages")
     parser.add_argument("--list", action="store_true", help="name what there is to run, build what that takes")
     parser.add_argument("patterns", nargs="*", metavar="PATTERN", help="shell patterns: 'normal/*', 'cli'")
-    return parser.parse_args()
+    # Options and patterns may come in any order.
+    return parser.parse_intermixed_args()
 
 
 class Report:

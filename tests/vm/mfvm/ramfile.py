@@ -83,11 +83,22 @@ def find(path, content, within_page=0):
     return None
 
 
+def read(path, offset, length=PAGE_BYTES):
+    with open(path, "rb", buffering=0) as file:
+        content = bytearray(length)
+        _read_whole(file, content, offset)
+        return bytes(content)
+
+
+def write(path, offset, content):
+    """Puts bytes into a file that somebody may have mapped."""
+    with open(path, "r+b", buffering=0) as file:
+        _write_whole(file, content, offset)
+
+
 def flip_byte(path, offset):
     """Changes the byte at `offset` to another."""
-    with open(path, "r+b", buffering=0) as file:
-        byte = os.pread(file.fileno(), 1, offset)
-        os.pwrite(file.fileno(), bytes([byte[0] ^ 0x40]), offset)
+    write(path, offset, bytes([read(path, offset, 1)[0] ^ 0x40]))
 
 
 def allocated_bytes(path):
