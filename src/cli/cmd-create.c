@@ -22,8 +22,11 @@ create (const create_wish *wish, GError **error)
   if (!manager)
     return FALSE;
   g_variant_dict_init (&options, NULL);
-  if (wish->qmp)
-    g_variant_dict_insert (&options, "qmp", "s", wish->qmp);
+  if (wish->qmp) {
+    g_autofree char *path = g_canonicalize_filename (wish->qmp, NULL);
+
+    g_variant_dict_insert (&options, "qmp", "s", path);
+  }
   if (!mf_dbus_manager1_call_create_region_sync (manager, wish->name, wish->size, g_variant_dict_end (&options), NULL,
                                                  NULL, &remote))
     return mf_cli_take_error (error, g_steal_pointer (&remote));

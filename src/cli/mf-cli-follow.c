@@ -77,6 +77,7 @@ cancel_answered (GObject *source, GAsyncResult *result, gpointer user_data)
   /* It ended of itself meanwhile: that is told by its properties. */
   if (g_error_matches (error, MF_ERROR, MF_ERROR_INVALID))
     return;
+  g_prefix_error (&error, "job %u goes on without this command: ", mf_dbus_job1_get_id (self->job));
   leave (self, g_steal_pointer (&error));
 }
 
