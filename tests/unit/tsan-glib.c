@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Shows ThreadSanitizer what GLib's locks order. GLib is not built with it, and a GMutex is a futex that only GLib touches, so every
+ * use of one would look like a race. The linker's --wrap brings our calls here; calls inside GLib are not seen.
+ */
+#include <glib-object.h>
+#include <sanitizer/tsan_interface.h>
+
+/* Visible, because the linker takes the calls of shared libraries for wrapped, too (they are not). */
+#pragma GCC visibility push(default)
+
+#define WRAP(type, name, args)                                                                                         \
+  type __real_##name args;                                                                                             \
+  type __wrap_##name args;                                                                                             \
+  type __wrap_##name args
+
+WRAP (void, g_mutex_lock, (GMutex * mutex))
+{
+  __tsan_mutex_pre_lock (mutex, 0);
+  __real_g_mutex_lock (mutex);
+  __tsan_mutex_post_lock (mutex, 0, 0);
+}
+
+WRAP (gboolean, g_mutex_trylock, (GMutex * mutex))
+{
+  gboolean locked;
+
+  __tsan_mutex_pre_lock (mutex, __tsan_mutex_try_lock);
+  locked = __real_g_mutex_trylock (mutex);
+  __tsan_mutex_post_lock (mutex, __tsan_mutex_try_lock | (locked ? 0 : __tsan_mutex_try_lock_failed), 0);
+  return locked;
+}
+
+WRAP (void, g_mutex_unlock, (GMutex * mutex))
+{
+  __tsan_mutex_pre_unlock (mutex, 0);
+  __real_g_mutex_unlock (mutex);
+  __tsan_mutex_post_unlock (mutex, 0);
+}
+
+WRAP (void, g_cond_wait, (GCond * cond, GMutex *mutex))
+{
+  __tsan_mutex_pre_unlock (mutex, 0);
+  __tsan_mutex_post_unlock (mutex, 0);
+  __real_g_cond_wait (cond, mutex);
+  __tsan_mutex_pre_lock (mutex, 0);
+  __tsan_mutex_post_lock (mutex, 0, 0);
+}
+
+WRAP (gboolean, g_cond_wait_until, (GCond * cond, GMutex *mutex, gint64 end_time))
+{
+  gboolean signalled;
+
+  __tsan_mutex_pre_unlock (mutex, 0);
+  __tsan_mutex_post_unlock (mutex, 0);
+  signalled = __real_g_cond_wait_until (cond, mutex, end_time);
+  __tsan_mutex_pre_lock (mutex, 0);
+  __tsan_mutex_post_lock (mutex, 0, 0);
+  return signalled;
+}
+
+#undef g_once_init_leave
+WRAP (void, g_once_init_leave, (volatile void *location, gsize result))
+{
+  /* Who finds the value there has acquired it with an atomic load of our own code. */
+  __tsan_release ((void *) location);
+  __real_g_once_init_leave (location, result);
+}
+
+WRAP (void, g_object_unref, (gpointer object))
+{
+  /* Whoever lets go last frees what the others wrote. */
+  __tsan_release (object);
+  __tsan_acquire (object);
+  __real_g_object_unref (object);
+}
