@@ -352,7 +352,8 @@ mf_dirty_reader_free (mf_dirty_reader *reader)
 {
   if (reader == NULL)
     return;
-  mf_bitmap_move (reader->session->dirty, reader->unacknowledged);
+  /* Dirty before it is no longer unacknowledged: who takes the dirty set meanwhile must not find a page in neither. */
+  mf_bitmap_or (reader->session->dirty, reader->unacknowledged);
   mf_bitmap_free (reader->unacknowledged);
   mf_dirty_session_unref (reader->session);
   g_free (reader);

@@ -1,15 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "region/mf-store.h"
+#include "own-tmpfs.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <glib/gstdio.h>
 #include <linux/magic.h>
 #include <linux/memfd.h>
-#include <sched.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/vfs.h>
@@ -289,17 +288,6 @@ test_memfd (void)
   g_assert_true (mf_store_reserve (store, &error));
 }
 
-/* A tmpfs of 64 MiB on `folder` that nobody else sees, so that nobody else changes its room: in a mount namespace. */
-static gboolean
-mount_own_tmpfs (const char *folder)
-{
-  /* As root a mount namespace is enough; anybody else needs a user namespace around it, where the machine allows that. */
-  if (unshare (CLONE_NEWNS) < 0 && unshare (CLONE_NEWUSER | CLONE_NEWNS) < 0)
-    return FALSE;
-  return mount (NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0 &&
-         mount ("tmpfs", folder, "tmpfs", 0, "size=64m") == 0;
-}
-
 static MfStore *
 new_in (const char *folder, const char *name, uint64_t size)
 {
@@ -311,7 +299,7 @@ new_in (const char *folder, const char *name, uint64_t size)
   return store;
 }
 
-/* Two stores of 40 MiB in 64: each fits, both don't, until the first one lets go. */
+/* Two stores of 40 MiB in a tmpfs of 64: each fits, both don't, until the first one lets go. */
 static void
 test_reserve (gconstpointer folder)
 {
@@ -467,7 +455,7 @@ main (int argc, char **argv)
   }
   g_test_add_func ("/store/memfd", test_memfd);
   g_test_add_func ("/store/hugetlbfs", test_hugetlbfs);
-  if (mount_own_tmpfs (own)) {
+  if (mount_own_tmpfs (own, "size=64m")) {
     g_test_add_data_func ("/store/reserve", own, test_reserve);
     g_test_add_data_func ("/store/reserve-counts-once", own, test_reserve_counts_once);
   } else {
