@@ -36,7 +36,11 @@ mf_bit_tree_new (uint64_t n_pages)
     sum += bits;
   } while (bits > 1);
 
-  mf_bit_tree *tree = calloc (1, sizeof (mf_bit_tree) + sum * sizeof (uint64_t));
+  if (sum > (SIZE_MAX - sizeof (mf_bit_tree)) / sizeof (uint64_t)) {
+    errno = EOVERFLOW;
+    return NULL;
+  }
+  mf_bit_tree *tree = calloc (1, sizeof (mf_bit_tree) + (size_t) sum * sizeof (uint64_t));
   if (tree == NULL) {
     errno = ENOMEM;
     return NULL;
