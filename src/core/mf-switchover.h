@@ -6,10 +6,39 @@
  * The user declares a downtime budget and nothing else. With R the link's rate, D the rate at which the program
  * dirties pages and M what is dirty now, the downtime of going now is M / R + the fixed cost (stop, device state,
  * resume). A round of M bytes takes M / R, in which at most D * M / R become dirty again (and no more than the set
- * that the program writes at all). Pure arithmetic: no clock, no I/O.
+ * that the program writes at all). Pure arithmetic: no clock, no I/O; no number that is put in makes it overflow.
+ *
+ * AUTO goes when the predicted downtime fits the budget. Until then it takes another round while that pays: while
+ * the dirty set is expected to shrink to MF_SWITCHOVER_SHRINK_PERCENT of itself, did so in the round before, and
+ * everything sent after the first round stays within MF_SWITCHOVER_RESENT_PERCENT of that one. When it doesn't pay,
+ * post-copy: it sends each page that is left just once, and costs the program faults instead of a standstill.
+ * PRECOPY takes rounds until it fits, and gives up after MF_SWITCHOVER_STALLED_MAX rounds in a row without progress,
+ * or MF_SWITCHOVER_ROUNDS_MAX. POSTCOPY switches over at once.
+ *
+ * The dirty rate is what became dirty in a round by the round's time. A program that writes the same pages again and
+ * again dirties them once a round, so a long round shows a lower rate than the shorter ones after it: a rate that
+ * has risen is believed at once, one that has fallen only by half.
+ *
+ * Not thread safe.
  */
 #include <stdbool.h>
 #include <stdint.h>
+
+/* A round has to shrink the dirty set to this. Nearer to 100 each round costs nearly as many bytes as post-copy
+ * sends in all, and the next one is no better. */
+#define MF_SWITCHOVER_SHRINK_PERCENT 85
+/* What rounds after the first, and what is left then, may add to the first one's bytes in AUTO: post-copy alone adds
+ * what was dirtied during one round, so the whole stays near what post-copy sends, and the time too. */
+#define MF_SWITCHOVER_RESENT_PERCENT 40
+/* That much may be sent again in any case: for a small region bytes are no concern. */
+#define MF_SWITCHOVER_RESENT_FREE_BYTES (UINT64_C (4) << 20)
+/* PRECOPY: a round that leaves more than this of the dirty set made no progress. */
+#define MF_SWITCHOVER_STALLED_PERCENT 95
+/* One or two rounds may be a burst of writes. */
+#define MF_SWITCHOVER_STALLED_MAX 3
+#define MF_SWITCHOVER_ROUNDS_MAX  30
+/* A round that moved less than that says more of delays than of the link's rate. */
+#define MF_SWITCHOVER_SAMPLE_MIN_BYTES (UINT64_C (1) << 20)
 
 typedef enum {
   MF_MODE_AUTO,
@@ -40,14 +69,20 @@ typedef struct {
   uint32_t stalled;      /* rounds in a row that did not shrink the dirty set */
   uint64_t link_rate;    /* bytes a second, smoothed; 0 before the first round */
   uint64_t dirty_rate;   /* bytes a second, smoothed */
+  uint64_t first_bytes;  /* moved in the first round */
   uint64_t resent_bytes; /* moved in rounds after the first */
+  uint64_t dirty_bytes;  /* dirty after the last round */
+  bool shrank;           /* the last round shrank the dirty set as AUTO wants it (the first one always) */
 } mf_switchover;
 
 void mf_switchover_init (mf_switchover *model, mf_mode mode, uint64_t budget_usec, uint64_t fixed_usec,
                          uint64_t region_bytes);
 /* Learns from a round that has ended. */
 void mf_switchover_learn (mf_switchover *model, const mf_round *round);
-/* The downtime of going now and copying `dirty_bytes` while the program stands, in microseconds; UINT64_MAX when no
- * rate is known. */
+/* The downtime of going now and copying `dirty_bytes` while the program stands, in microseconds; UINT64_MAX when
+ * there is something to copy and no rate is known. */
 uint64_t mf_switchover_downtime_usec (const mf_switchover *model, uint64_t dirty_bytes);
+/* What will be dirty after a round that copies `dirty_bytes`; region_bytes when no rate is known. */
+uint64_t mf_switchover_dirty_after_round (const mf_switchover *model, uint64_t dirty_bytes);
+/* `dirty_bytes`: what is dirty now. Before the first round is learnt, that everything is. */
 mf_decision mf_switchover_decide (const mf_switchover *model, uint64_t dirty_bytes);
