@@ -48,15 +48,20 @@ typedef struct {
 } mf_attachment_ops;
 
 /* Sets or (NULL) takes away the attachment; the caller keeps it alive until then, and no put is under way when this returns. MF_ERROR_BUSY when another one is attached. */
+/* Not from inside one of its functions. */
 gboolean mf_region_attach (MfRegion *region, const mf_attachment_ops *ops, gpointer attachment, GError **error);
 void mf_region_detach (MfRegion *region, gpointer attachment);
 
 /* --- The puller's side ---
- * Puts down what a pull brought. `bytes` are the whole of `run`; page n is a hole (all zeroes) where bit n of `holes` is set. */
+ * Puts down what a pull brought. `bytes` are the whole of `run` (of the region's last page, what there is of it), NULL when all are
+ * holes; page n is a hole (all zeroes) where bit n of `holes` is set, NULL when there are none. After an error some pages of `run` may have become PRESENT. */
 typedef enum {
-  /* The program may run: a page goes down only where it is still WANTED and not there by other means. A hole becomes PRESENT without being allocated. */
+  /* The program may run, and the caller has claimed (MF_PAGE_CLAIM) all of `run`: a page goes down only where it is still WANTED and not
+   * there by other means. A hole becomes PRESENT without being allocated. What is not put down after all (an error) has to be given
+   * up with MF_PAGE_FAIL. */
   MF_PUT_KEEP,
-  /* The program can't run yet (pre-copy): newer bytes replace older ones. A hole is punched. */
+  /* The program can't run yet (pre-copy): newer bytes replace older ones. A hole is punched. Nothing is claimed, so two pulls of
+   * one page must not be under way at once: the older one could come last. */
   MF_PUT_REPLACE,
 } MfPutMode;
 gboolean mf_region_put (MfRegion *region, mf_run run, const void *bytes, const uint64_t *holes, MfPutMode mode,
@@ -65,9 +70,9 @@ gboolean mf_region_put (MfRegion *region, mf_run run, const void *bytes, const u
 /* Forgets `pages`: they are MISSING and their store is a hole. For what the other side has newer bytes of, before
  * the program may run here: no put of these pages may be under way. */
 gboolean mf_region_invalidate (MfRegion *region, const mf_bitmap *pages, GError **error);
-/* All pages MISSING, the store one hole. */
+/* The same for all pages. */
 gboolean mf_region_reset (MfRegion *region, GError **error);
-/* The opposite: what is in the store is right (holes are zeroes). */
+/* The opposite: what is in the store is right (holes are zeroes). No pull may be under way. */
 void mf_region_set_all_present (MfRegion *region);
 
 /* --- A user's side: read and write through the engine (the NBD server, in-process users) ---
@@ -78,8 +83,11 @@ gboolean mf_region_read (MfRegion *region, uint64_t offset, void *buffer, size_t
 gboolean mf_region_write (MfRegion *region, uint64_t offset, const void *buffer, size_t length,
                           GCancellable *cancellable, GError **error);
 
-/* Called, with no lock held, when somebody waits for the pages of `run`; must not block. */
+/* Called, with no lock held and from any thread, when somebody waits for the pages of `run`; must not block. Once a waiter: who takes it on
+ * goes on trying until the pages are there. */
 typedef void (*mf_region_fetcher) (mf_run run, gpointer user_data);
+/* Who waits asks the new one, too; without one (NULL) he gets an error. The former one is not being called any more when this returns: not from
+ * inside it. */
 void mf_region_set_fetcher (MfRegion *region, mf_region_fetcher fetcher, gpointer user_data);
 
 G_END_DECLS
