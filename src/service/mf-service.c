@@ -132,7 +132,7 @@ host_new_program (MfRegion *const *regions, guint n_regions, const char *control
         mf_region_get_name (regions[0]));
     return NULL;
   }
-  return mf_qemu_new (control ? control : remembered, regions, n_regions, service->config.runtime_dir);
+  return mf_qemu_new (control ? control : remembered, regions, n_regions);
 }
 
 /* In the main context. */
