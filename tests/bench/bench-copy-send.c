@@ -207,7 +207,7 @@ bench_copy_send (void *data)
   if (slice->plan->request_bytes == 0)
     send_range (&state, slice->start, slice->end);
   else
-    while (bench_link_read_or_end (slice->socket, request, sizeof request, 0))
+    while (bench_link_read_or_end (slice->socket, request, sizeof request, (bench_wait){ 0 }))
       send_answer (&state, request);
   confirm_zerocopy (&state, 0);
   free (state.buffer);

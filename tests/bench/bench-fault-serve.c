@@ -23,7 +23,7 @@ bench_fault_exchange (const bench_fault_stage *stage, uint64_t page,
   memcpy (request + 16, &page_be, sizeof page_be);
   bench_link_write (stage->fault_link[0], request, sizeof request);
   if (!bench_link_read_or_end (stage->fault_link[0], answer, BENCH_FAULT_HEADER_BYTES + BENCH_PAGE_BYTES,
-                               stage->plan->spin_nsec))
+                               stage->plan->wait))
     errx (1, "the server closed");
 }
 
@@ -31,7 +31,8 @@ bench_fault_exchange (const bench_fault_stage *stage, uint64_t page,
 static uint64_t
 next_fault (const bench_fault_stage *stage)
 {
-  uint64_t spin_nsec = stage->plan->spin_nsec, begin = spin_nsec > 0 ? bench_now_nsec () : 0;
+  bench_wait wait = stage->plan->wait;
+  uint64_t begin = wait.poll_nsec > 0 ? bench_now_nsec () : 0;
   struct uffd_msg message;
 
   while (true) {
@@ -40,10 +41,10 @@ next_fault (const bench_fault_stage *stage)
       return (message.arg.pagefault.address - (uintptr_t) stage->touched) / BENCH_PAGE_BYTES;
     if (n >= 0 || errno != EAGAIN)
       err (1, "reading a fault");
-    if (bench_now_nsec () - begin < spin_nsec)
+    if (bench_wait_poll_again (wait, begin))
       continue;
-    struct pollfd wait = { .fd = stage->userfault, .events = POLLIN };
-    poll (&wait, 1, -1);
+    struct pollfd asleep = { .fd = stage->userfault, .events = POLLIN };
+    poll (&asleep, 1, -1);
   }
 }
 
@@ -111,7 +112,7 @@ bench_fault_serve (const bench_fault_stage *stage)
   uint64_t page;
 
   start_bulk (stage, send_bulk);
-  while (bench_link_read_or_end (stage->fault_link[1], request, sizeof request, stage->plan->spin_nsec)) {
+  while (bench_link_read_or_end (stage->fault_link[1], request, sizeof request, stage->plan->wait)) {
     memcpy (&page, request + 16, sizeof page);
     page = be64toh (page);
     if (page >= stage->plan->pages)

@@ -17,7 +17,7 @@
 #include <unistd.h>
 
 static const char usage[] =
-    "usage: bench-fault [--exchange unix|tcp [--only]] [--spin USEC] [--place free|near|apart] [--bulk]\n"
+    "usage: bench-fault [--exchange unix|tcp [--only]] [--poll USEC [--yield]] [--place free|near|apart] [--bulk]\n"
     "         [--touches N] [--pages N] [--pause USEC]\n"
     "Times first touches of random pages of a mapping that a userfaultfd handler in another process serves, or, with\n"
     "--only, the exchange alone. Prints one JSON object, times in microseconds.\n";
@@ -46,7 +46,10 @@ parse_option (bench_fault_plan *plan, bool *only, int option)
     *only = true;
     break;
   case 's':
-    plan->spin_nsec = strtoul (optarg, NULL, 10) * 1000;
+    plan->wait.poll_nsec = strtoul (optarg, NULL, 10) * 1000;
+    break;
+  case 'y':
+    plan->wait.yield = true;
     break;
   case 'l':
     plan->place = parse_place (optarg);
@@ -73,9 +76,11 @@ static bench_fault_plan
 parse (int argc, char **argv, bool *only)
 {
   static const struct option options[] = {
-    { "exchange", 1, NULL, 'x' }, { "only", 0, NULL, 'o' },  { "spin", 1, NULL, 's' },
-    { "place", 1, NULL, 'l' },    { "bulk", 0, NULL, 'b' },  { "touches", 1, NULL, 't' },
-    { "pages", 1, NULL, 'n' },    { "pause", 1, NULL, 'p' }, { 0 },
+    { "exchange", 1, NULL, 'x' }, { "only", 0, NULL, 'o' },
+    { "poll", 1, NULL, 's' },     { "yield", 0, NULL, 'y' },
+    { "place", 1, NULL, 'l' },    { "bulk", 0, NULL, 'b' },
+    { "touches", 1, NULL, 't' },  { "pages", 1, NULL, 'n' },
+    { "pause", 1, NULL, 'p' },    { 0 },
   };
   bench_fault_plan plan = { .touches = 20000, .pages = 65536 };
   int option;
@@ -129,7 +134,7 @@ set_up (const bench_fault_plan *plan)
     bench_pattern_fill (stage.source + page * BENCH_PAGE_BYTES, page);
   stage.touched = map_store (plan, &file);
   stage.bulk = map_store (plan, &stage.bulk_file);
-  stage.userfault = bench_userfault_open (0, plan->spin_nsec > 0);
+  stage.userfault = bench_userfault_open (0, plan->wait.poll_nsec > 0);
   bench_userfault_register (stage.userfault, stage.touched, size_bytes, UFFDIO_REGISTER_MODE_MISSING);
   bench_userfault_register (stage.userfault, stage.bulk, size_bytes, UFFDIO_REGISTER_MODE_MISSING);
   bench_link_pair (plan->link, 0, stage.fault_link);

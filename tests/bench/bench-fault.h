@@ -27,7 +27,7 @@ typedef enum {
 typedef struct {
   size_t touches;
   uint64_t pages;
-  uint64_t spin_nsec;  /* how long handler and server poll before they sleep */
+  bench_wait wait;     /* how long handler and server poll before they sleep */
   unsigned pause_usec; /* between two touches */
   bench_fault_place place;
   bench_link_kind link;

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -84,21 +85,29 @@ bench_link_write (int fd, const void *bytes, size_t length_bytes)
 void
 bench_link_read (int fd, void *bytes, size_t length_bytes)
 {
-  if (!bench_link_read_or_end (fd, bytes, length_bytes, 0))
+  if (!bench_link_read_or_end (fd, bytes, length_bytes, (bench_wait){ 0 }))
     errx (1, "the peer closed too early");
 }
 
 bool
-bench_link_read_or_end (int fd, void *bytes, size_t length_bytes, uint64_t spin_nsec)
+bench_wait_poll_again (bench_wait wait, uint64_t begin_nsec)
 {
-  uint64_t begin = spin_nsec > 0 ? bench_now_nsec () : 0;
-  bool spin = spin_nsec > 0;
+  if (wait.yield)
+    sched_yield ();
+  return bench_now_nsec () - begin_nsec < wait.poll_nsec;
+}
+
+bool
+bench_link_read_or_end (int fd, void *bytes, size_t length_bytes, bench_wait wait)
+{
+  uint64_t begin = wait.poll_nsec > 0 ? bench_now_nsec () : 0;
+  bool polling = wait.poll_nsec > 0;
   size_t done = 0;
 
   while (done < length_bytes) {
-    ssize_t n = recv (fd, (char *) bytes + done, length_bytes - done, spin ? MSG_DONTWAIT : MSG_WAITALL);
+    ssize_t n = recv (fd, (char *) bytes + done, length_bytes - done, polling ? MSG_DONTWAIT : MSG_WAITALL);
     if (n < 0 && errno == EAGAIN)
-      spin = bench_now_nsec () - begin < spin_nsec;
+      polling = bench_wait_poll_again (wait, begin);
     else if (n < 0 && errno != EINTR)
       err (1, "recv");
     if (n < 0)

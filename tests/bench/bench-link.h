@@ -24,9 +24,18 @@ void bench_link_pair (bench_link_kind kind, int buffer_bytes, int fds[2]);
 void bench_link_write (int fd, const void *bytes, size_t length_bytes);
 void bench_link_read (int fd, void *bytes, size_t length_bytes);
 
-/* Like bench_link_read() but false when the peer has closed before the first byte, and polls for up to `spin_nsec` before it
- * sleeps: 0 sleeps at once, UINT64_MAX never does. */
-bool bench_link_read_or_end (int fd, void *bytes, size_t length_bytes, uint64_t spin_nsec);
+/* How to wait: polling for up to `poll_nsec` (0: not at all), and then asleep. With `yield` a poller lets others have its
+ * processor in between; without, it keeps what it waits for from running when both are on the same one. */
+typedef struct {
+  uint64_t poll_nsec;
+  bool yield;
+} bench_wait;
+
+/* Like bench_link_read() but false when the peer has closed before the first byte. */
+bool bench_link_read_or_end (int fd, void *bytes, size_t length_bytes, bench_wait wait);
+
+/* One poll that found nothing is over: true when the next one is due, false when it is time to sleep. */
+bool bench_wait_poll_again (bench_wait wait, uint64_t begin_nsec);
 
 /* Scatter and gather; `parts` is used up. */
 void bench_link_write_parts (int fd, struct iovec *parts, int count);

@@ -11,8 +11,8 @@ from .nbd import Nbdkit
 QUANTILES = ("p50", "p90", "p99", "p999")
 LINKS = ("unix", "tcp")
 PAGE_BYTES = 4096
-# How long handler and server poll before they sleep, in microseconds.
-WAITS = {"sleeping": 0, "polling 50 us": 50}
+# How handler and server wait: asleep, or polling first, keeping the processor or yielding it.
+WAITS = {"sleeping": (), "polling 50 us": ("--poll", 50), "yielding 50 us": ("--poll", 50, "--yield")}
 # A touch now and then, as of a guest that has most of its memory.
 PAUSE_USEC = 1000
 
@@ -28,19 +28,21 @@ def bare_name(wait, what, manner=""):
 def bare_ways(host, touches):
     """The bare handler, the exchange alone, and both together: in a row, now and then, under bulk load."""
     ways = {}
-    for wait, spin in WAITS.items():
+    for wait, manner in WAITS.items():
         whats = {"page in memory": ()}
         for link in LINKS:
             whats[f"exchange alone {link}"] = ("--exchange", link, "--only")
             whats[f"exchange {link}"] = ("--exchange", link)
         for what, options in whats.items():
-            options = (*options, "--spin", spin)
+            options = (*options, *manner)
             ways[bare_name(wait, what)] = lambda options=options: bare(host, touches, *options)
-            ways[bare_name(wait, what, ", near")] = lambda options=options: bare(host, touches, *options, "--place", "near")
+            ways[bare_name(wait, what, ", near")] = (
+                lambda options=options: bare(host, touches, *options, "--place", "near"))
             ways[bare_name(wait, what, ", now and then")] = (
                 lambda options=options: bare(host, touches // 10, *options, "--pause", PAUSE_USEC))
             if "alone" not in what:
-                ways[bare_name(wait, what, ", bulk load")] = lambda options=options: bare(host, touches, *options, "--bulk")
+                ways[bare_name(wait, what, ", bulk load")] = (
+                    lambda options=options: bare(host, touches, *options, "--bulk"))
     return ways
 
 

@@ -27,20 +27,21 @@ def plans():
         yield ("granules, 1M socket buffer", f"{receiver} {granule}K", link, connections,
                ("--receiver", receiver, "--granule", granule << 10, "--socket-buffer", MIB))
     for receiver, request, window, link, connections in itertools.product(
-            ("userfault",), (64, 256, 1024), (1, 4, 16), LINKS, (1, 2)):
+            ("userfault",), (64, 128, 256, 1024), (1, 2, 4, 16), LINKS, (1, 2)):
         yield ("requests and answers, 1M socket buffer", f"{receiver}, {request}K, {window} under way", link, connections,
-               ("--receiver", receiver, "--request", request << 10, "--window", window, "--socket-buffer", MIB,
-                "--granule", request << 10, "--send", request << 10))
+               ("--receiver", receiver, "--request", request << 10, "--window", window, "--socket-buffer", MIB, "--granule",
+                request << 10, "--send", request << 10))
 
 
 def run(host, recorder, runs):
     size = GIB // 16 if host.quick else GIB
-    report.title(f"ways: {size >> 20} MiB from a file on tmpfs, warm, into a fresh one; s, and s of processor time by side")
+    report.title(f"ways: {size >> 20} MiB from a file on tmpfs, warm, into a fresh one; s, and s of processor time")
     source = host.random_file("source", size)
     ways = {}
     for group, name, link, connections, options in plans():
         ways[f"{group}: {name}, {link} x{connections}"] = (
-            lambda link=link, connections=connections, options=options: copy_or_drop(host, source, link, connections, options))
+            lambda link=link, connections=connections, options=options:
+            copy_or_drop(host, source, link, connections, options))
     recorder.alternate(ways, runs)
     os.unlink(source)
 
