@@ -5,7 +5,7 @@
  *
  * A backend gives lanes; the puller owns some for bulk, a fault handler owns one of its own, so that a fault never waits behind bulk
  * data. Everything about a lane happens in its owner's thread: submit, poll, and the completions, which run inside poll() or submit(). Only
- * mf_lane_kick() may be called from other threads. A lane that failed stays failed: every request in flight and every later one
+ * mf_lane_kick() and mf_lane_shutdown() may be called from other threads. A lane that failed stays failed: every request in flight and every later one
  * completes with an error, and the owner closes it.
  */
 #include "core/mf-run.h"
@@ -52,6 +52,7 @@ typedef struct {
   gboolean (*poll) (mf_lane *lane, struct pollfd *extra, guint n_extra, gint64 timeout_usec, GError **error);
   guint (*in_flight) (mf_lane *lane);
   void (*kick) (mf_lane *lane);
+  void (*shutdown) (mf_lane *lane);
   /* Blocking; nothing else may be in flight on this lane. */
   gboolean (*flush) (mf_lane *lane, GError **error);
   /* Block status of [offset, offset + length) in the named context, all of it, in order: appended to `extents` (GArray of
@@ -95,6 +96,14 @@ static inline void
 mf_lane_kick (mf_lane *lane)
 {
   lane->ops->kick (lane);
+}
+
+/* Breaks the connection: what is in flight and whatever call the owner blocks in, flush and extents too, ends with an error, and the lane has failed.
+ * Any thread, as long as the lane has not been closed. */
+static inline void
+mf_lane_shutdown (mf_lane *lane)
+{
+  lane->ops->shutdown (lane);
 }
 
 static inline gboolean
