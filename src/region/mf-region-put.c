@@ -72,10 +72,10 @@ write_run (const Put *put, mf_run run, GError **error)
 static gboolean
 punch_run (const Put *put, mf_run run, GError **error)
 {
-  uint64_t offset, length, data, end;
+  uint64_t offset, length;
 
   mf_region_bytes_of (put->region, run, &offset, &length);
-  if (!mf_store_next_data (put->region->store, offset, &data, &end) || data >= offset + length)
+  if (mf_store_data_from (put->region->store, offset) >= offset + length)
     return TRUE;
   return mf_store_punch (put->region->store, offset, length, error);
 }

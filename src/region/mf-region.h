@@ -83,6 +83,11 @@ gboolean mf_region_read (MfRegion *region, uint64_t offset, void *buffer, size_t
 gboolean mf_region_write (MfRegion *region, uint64_t offset, const void *buffer, size_t length,
                           GCancellable *cancellable, GError **error);
 
+/* Makes [offset, offset + length) zeroes, a write like any other. `punch`: whole pages become holes of the store, where it can make holes; what is PRESENT and a
+ * hole already is left as it is and is not dirty. Otherwise all of it is allocated. */
+gboolean mf_region_zero (MfRegion *region, uint64_t offset, uint64_t length, gboolean punch, GCancellable *cancellable,
+                         GError **error);
+
 /* Called, with no lock held and from any thread, when somebody waits for the pages of `run`; must not block. Once a waiter: who takes it on
  * goes on trying until the pages are there. */
 typedef void (*mf_region_fetcher) (mf_run run, gpointer user_data);

@@ -282,6 +282,19 @@ mf_store_next_data (MfStore *store, uint64_t offset, uint64_t *data, uint64_t *e
 }
 
 uint64_t
+mf_store_data_from (MfStore *store, uint64_t offset)
+{
+  off_t data;
+
+  if (offset >= store->size_bytes)
+    return store->size_bytes;
+  data = store->kind == MF_STORE_HUGETLBFS ? (off_t) offset : lseek (store->fd, (off_t) offset, SEEK_DATA);
+  if (data < 0)
+    return errno == ENXIO ? store->size_bytes : offset;
+  return MIN ((uint64_t) data, store->size_bytes);
+}
+
+uint64_t
 mf_store_allocated (MfStore *store)
 {
   struct stat st;

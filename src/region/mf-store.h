@@ -42,6 +42,9 @@ gboolean mf_store_is_fd (MfStore *store, int fd);
 /* The next extent with data at or after `offset`, in bytes, page-aligned outward and cut at the size; FALSE when there is none.
  * Data that is being written meanwhile may be seen or not. Where holes can't be found (hugetlbfs) everything is data. */
 gboolean mf_store_next_data (MfStore *store, uint64_t offset, uint64_t *data, uint64_t *end);
+/* Where the first data at or after `offset` begins, not aligned; the size when there is none. Cheap, while next_data() walks every page up to the data's
+ * end (7 ms for a full GiB of tmpfs, with the file locked). */
+uint64_t mf_store_data_from (MfStore *store, uint64_t offset);
 /* Bytes allocated now. On some file systems a little more than what is data. */
 uint64_t mf_store_allocated (MfStore *store);
 
