@@ -1,0 +1,311 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Two flows between two sockets, each with a buffer: `in`, from the stream to the program, is the one that a target holds; `out` goes the other way.
+ *
+ * A flow reads while its buffer has room, writes while it may, and passes the end of its source on by shutting its destination's writing side down, so
+ * that neither program waits for ever. A held flow buffers up to MF_STATE_RELAY_MAX_BYTES, because what comes early must not stop the sender; one that
+ * isn't held needs little.
+ *
+ * The acknowledgement that a program with switchover-ack gives is a message of its return path: big-endian 16-bit type 7, 16-bit length 0. The
+ * return path is a sequence of such messages, and is read as one: the four bytes may stand in another message's payload.
+ */
+#include "migrate/mf-state-relay.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define READ_BYTES        (256u << 10)
+#define FLOW_MAX_BYTES    (1u << 20)
+#define RETURN_HEAD_BYTES 4
+#define RETURN_ACK_TYPE   7
+
+typedef struct {
+  int from, to;
+  GByteArray *buffer;
+  gsize sent; /* of the buffer's beginning */
+  gboolean held;
+  gboolean ended;  /* nothing more to read */
+  gboolean closed; /* the end has been passed on */
+} flow;
+
+/* Where in the return path's messages we are. */
+typedef struct {
+  guint8 head[RETURN_HEAD_BYTES];
+  guint head_bytes;
+  guint payload_left;
+} return_reader;
+
+struct _mf_state_relay {
+  int program_fd, stream_fd;
+  int wake_fd;
+  mf_state_relay_flags flags;
+  GThread *thread;
+
+  gint released; /* atomic */
+  gint stopping; /* atomic */
+  GMutex lock;   /* the two below */
+  guint64 bytes;
+  GError *error;
+
+  /* Only the thread. */
+  flow in, out;
+  return_reader reader;
+  gboolean acknowledged;
+  guint8 *scratch;
+};
+
+static gsize
+flow_left (const flow *f)
+{
+  return f->buffer->len - f->sent;
+}
+
+static void
+flow_init (flow *f, int from, int to)
+{
+  f->from = from;
+  f->to = to;
+  f->buffer = g_byte_array_new ();
+}
+
+static void
+fail (mf_state_relay *relay, MfError code, const char *what)
+{
+  g_mutex_lock (&relay->lock);
+  if (relay->error == NULL)
+    relay->error = g_error_new (MF_ERROR, code, "the device state: %s", what);
+  g_mutex_unlock (&relay->lock);
+}
+
+/* TRUE when an acknowledgement ends in `bytes`. */
+static gboolean
+find_acknowledgement (return_reader *reader, const guint8 *bytes, gsize length)
+{
+  gboolean found = FALSE;
+
+  while (length > 0) {
+    gsize skip = MIN (length, reader->payload_left);
+
+    reader->payload_left -= (guint) skip;
+    bytes += skip;
+    length -= skip;
+    if (length == 0)
+      break;
+    reader->head[reader->head_bytes++] = *bytes++;
+    length--;
+    if (reader->head_bytes == RETURN_HEAD_BYTES) {
+      reader->head_bytes = 0;
+      reader->payload_left = (guint) reader->head[2] << 8 | reader->head[3];
+      found |= ((guint) reader->head[0] << 8 | reader->head[1]) == RETURN_ACK_TYPE;
+    }
+  }
+  return found;
+}
+
+/* FALSE: the other end is gone in a way that ends everything. */
+static gboolean
+flow_read (mf_state_relay *relay, flow *f)
+{
+  ssize_t got = recv (f->from, relay->scratch, READ_BYTES, MSG_DONTWAIT);
+
+  if (got < 0 && (errno == EAGAIN || errno == EINTR))
+    return TRUE;
+  if (got < 0) {
+    fail (relay, MF_ERROR_CONNECTION, g_strerror (errno));
+    return FALSE;
+  }
+  if (got == 0) {
+    f->ended = TRUE;
+    return TRUE;
+  }
+  g_byte_array_append (f->buffer, relay->scratch, (guint) got);
+  if (f == &relay->in) {
+    g_mutex_lock (&relay->lock);
+    relay->bytes += (guint64) got;
+    g_mutex_unlock (&relay->lock);
+  } else if ((relay->flags & MF_STATE_RELAY_ACK) && !relay->acknowledged) {
+    relay->acknowledged = find_acknowledgement (&relay->reader, relay->scratch, (gsize) got);
+  }
+  return TRUE;
+}
+
+static gboolean
+flow_write (mf_state_relay *relay, flow *f)
+{
+  ssize_t put;
+
+  while (flow_left (f) > 0) {
+    put = send (f->to, f->buffer->data + f->sent, flow_left (f), MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (put < 0 && errno == EINTR)
+      continue;
+    if (put < 0 && errno == EAGAIN)
+      return TRUE;
+    if (put < 0) {
+      fail (relay, MF_ERROR_CONNECTION, g_strerror (errno));
+      return FALSE;
+    }
+    f->sent += (gsize) put;
+  }
+  g_byte_array_set_size (f->buffer, 0);
+  f->sent = 0;
+  if (f->ended && !f->closed) {
+    shutdown (f->to, SHUT_WR);
+    f->closed = TRUE;
+  }
+  return TRUE;
+}
+
+/* Whether `in` is to be held back now. Before the acknowledgement its head goes through, and what the program has been given by then it has. */
+static gboolean
+must_hold (mf_state_relay *relay)
+{
+  if (!(relay->flags & MF_STATE_RELAY_HOLD) || g_atomic_int_get (&relay->released))
+    return FALSE;
+  return !(relay->flags & MF_STATE_RELAY_ACK) || relay->acknowledged;
+}
+
+static gboolean
+wants_read (const flow *f)
+{
+  return !f->ended && flow_left (f) < (f->held ? MF_STATE_RELAY_MAX_BYTES : FLOW_MAX_BYTES);
+}
+
+static gboolean
+step (mf_state_relay *relay)
+{
+  struct pollfd fds[3] = { { .fd = relay->program_fd },
+                           { .fd = relay->stream_fd },
+                           { .fd = relay->wake_fd, .events = POLLIN } };
+  struct pollfd *program = &fds[0], *stream = &fds[1];
+  uint64_t count;
+
+  relay->in.held = must_hold (relay);
+  if (relay->in.held && flow_left (&relay->in) >= MF_STATE_RELAY_MAX_BYTES) {
+    fail (relay, MF_ERROR_NO_SPACE, "more of it comes than can be kept while it is held");
+    return FALSE;
+  }
+  if (wants_read (&relay->in))
+    stream->events |= POLLIN;
+  if (wants_read (&relay->out))
+    program->events |= POLLIN;
+  if (!relay->in.held && flow_left (&relay->in) > 0)
+    program->events |= POLLOUT;
+  if (flow_left (&relay->out) > 0)
+    stream->events |= POLLOUT;
+  /* A socket that nothing is wanted of would report its hang-up again and again. */
+  if (program->events == 0)
+    program->fd = -1;
+  if (stream->events == 0)
+    stream->fd = -1;
+  if (poll (fds, G_N_ELEMENTS (fds), -1) < 0)
+    return errno == EINTR;
+
+  if (fds[2].revents != 0 && read (relay->wake_fd, &count, sizeof count) < 0 && errno != EAGAIN)
+    return FALSE;
+  if ((stream->events & POLLIN) && stream->revents != 0 && !flow_read (relay, &relay->in))
+    return FALSE;
+  if ((program->events & POLLIN) && program->revents != 0 && !flow_read (relay, &relay->out))
+    return FALSE;
+  relay->in.held = must_hold (relay);
+  if (!relay->in.held && !flow_write (relay, &relay->in))
+    return FALSE;
+  return flow_write (relay, &relay->out);
+}
+
+static gpointer
+run (gpointer data)
+{
+  mf_state_relay *relay = data;
+
+  while (!g_atomic_int_get (&relay->stopping) && !(relay->in.closed && relay->out.closed) && step (relay))
+    ;
+  /* One that failed is over for both sides at once: a source program that nobody listens to must not wait for an answer. */
+  shutdown (relay->program_fd, SHUT_RDWR);
+  shutdown (relay->stream_fd, SHUT_RDWR);
+  return NULL;
+}
+
+mf_state_relay *
+mf_state_relay_new (int program_fd, int stream_fd, mf_state_relay_flags flags, GError **error)
+{
+  mf_state_relay *relay;
+  int wake_fd = eventfd (0, EFD_CLOEXEC | EFD_NONBLOCK);
+
+  if (wake_fd < 0) {
+    mf_error_from_errno (error, errno, "making an eventfd");
+    close (program_fd);
+    close (stream_fd);
+    return NULL;
+  }
+  relay = g_new0 (mf_state_relay, 1);
+  relay->program_fd = program_fd;
+  relay->stream_fd = stream_fd;
+  relay->wake_fd = wake_fd;
+  relay->flags = flags;
+  relay->scratch = g_malloc (READ_BYTES);
+  g_mutex_init (&relay->lock);
+  flow_init (&relay->in, stream_fd, program_fd);
+  flow_init (&relay->out, program_fd, stream_fd);
+  relay->thread = g_thread_new ("mf-state", run, relay);
+  return relay;
+}
+
+static void
+wake (mf_state_relay *relay)
+{
+  uint64_t one = 1;
+
+  if (write (relay->wake_fd, &one, sizeof one) < 0)
+    g_warning ("waking the state relay: %s", g_strerror (errno));
+}
+
+void
+mf_state_relay_release (mf_state_relay *relay)
+{
+  g_atomic_int_set (&relay->released, 1);
+  wake (relay);
+}
+
+guint64
+mf_state_relay_get_bytes (mf_state_relay *relay)
+{
+  guint64 bytes;
+
+  g_mutex_lock (&relay->lock);
+  bytes = relay->bytes;
+  g_mutex_unlock (&relay->lock);
+  return bytes;
+}
+
+GError *
+mf_state_relay_get_error (mf_state_relay *relay)
+{
+  GError *error;
+
+  g_mutex_lock (&relay->lock);
+  error = relay->error ? g_error_copy (relay->error) : NULL;
+  g_mutex_unlock (&relay->lock);
+  return error;
+}
+
+void
+mf_state_relay_free (mf_state_relay *relay)
+{
+  g_atomic_int_set (&relay->stopping, 1);
+  wake (relay);
+  g_thread_join (relay->thread);
+  close (relay->program_fd);
+  close (relay->stream_fd);
+  close (relay->wake_fd);
+  g_byte_array_unref (relay->in.buffer);
+  g_byte_array_unref (relay->out.buffer);
+  g_clear_error (&relay->error);
+  g_mutex_clear (&relay->lock);
+  g_free (relay->scratch);
+  g_free (relay);
+}
