@@ -12,7 +12,8 @@ typedef struct {
   mf_tracker tracker;
   mf_bitmap *written;
   guint collects;
-  gboolean broken, started;
+  gboolean broken;
+  int started; /* atomic */
 } Tracker;
 
 static gboolean
@@ -24,7 +25,7 @@ tracker_start (mf_tracker *base, GError **error)
     g_set_error (error, MF_ERROR, MF_ERROR_NOT_SUPPORTED, "no tracking here");
     return FALSE;
   }
-  t->started = TRUE;
+  g_atomic_int_set (&t->started, TRUE);
   return TRUE;
 }
 
@@ -45,7 +46,7 @@ tracker_collect (mf_tracker *base, mf_bitmap *written, GError **error)
 static void
 tracker_stop (mf_tracker *base)
 {
-  ((Tracker *) base)->started = FALSE;
+  g_atomic_int_set (&((Tracker *) base)->started, FALSE);
 }
 
 static void
@@ -248,7 +249,7 @@ test_collects (void)
   g_autoptr (Peer) peer = NULL;
   g_autofree char *first = NULL, *second = NULL, *third = NULL;
 
-  g_assert_true (t->started);
+  g_assert_true (g_atomic_int_get (&t->started));
   mf_nbd_server_unexport (f->server, "");
   g_assert_true (mf_nbd_server_export (f->server, "", f->region, &options, NULL));
   peer = peer_open (f->server, PEER_DIRTY | PEER_ALLOCATION);
@@ -361,10 +362,10 @@ test_tracking_ends (void)
   Tracker *t = tracker_new (f);
   Peer *peer = peer_open (f->server, PEER_DIRTY);
 
-  g_assert_true (t->started);
+  g_assert_true (g_atomic_int_get (&t->started));
   peer_free (peer);
   wait_for_connections (f, 0);
-  g_assert_false (t->started);
+  g_assert_false (g_atomic_int_get (&t->started));
 }
 
 int
