@@ -70,11 +70,6 @@ parse (int *argc, char ***argv, run_words *words, GError **error)
 
   if (!mf_cli_parse (&usage, argc, argv, &words->socket, error))
     return FALSE;
-
-  if (*argc > 1 && strcmp ((*argv)[1], "--") == 0) {
-    (*argv)++;
-    (*argc)--;
-  }
   if (!words->regions) {
     g_set_error (error, MF_ERROR, MF_ERROR_INVALID, "--region is missing; see memferry run --help");
     return FALSE;

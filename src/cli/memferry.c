@@ -19,6 +19,7 @@ static const mf_command commands[] = {
   { "remove", "Remove a region and its bytes", mf_cmd_remove },
   { "jobs", "Show the migrations", mf_cmd_jobs },
   { "cancel", "Cancel a migration", mf_cmd_cancel },
+  { "watch", "Show what happens as it happens", mf_cmd_watch },
 };
 
 static char *

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <gio/gio.h>
 #include <stdio.h>
+#include <string.h>
 
 /* The options that every command which talks to a service has in common. */
 typedef struct {
@@ -39,6 +40,19 @@ socket_path (const service_options *options)
   return g_strdup (MF_RUNTIME_DIR "/memferry.sock");
 }
 
+/* GOption leaves the dashes that end the options where they are if what follows looks like an option. */
+static void
+drop_dashes (int *argc, char **argv, gboolean only_first)
+{
+  for (int i = 1; i < (only_first ? MIN (*argc, 2) : *argc); i++) {
+    if (strcmp (argv[i], "--") == 0) {
+      memmove (argv + i, argv + i + 1, sizeof *argv * (gsize) (*argc - i));
+      (*argc)--;
+      return;
+    }
+  }
+}
+
 gboolean
 mf_cli_parse (const mf_cli_usage *usage, int *argc, char ***argv, char **socket, GError **error)
 {
@@ -55,6 +69,8 @@ mf_cli_parse (const mf_cli_usage *usage, int *argc, char ***argv, char **socket,
     add_service_options (context, &options);
 
   good = g_option_context_parse (context, argc, argv, &wrong);
+  if (good)
+    drop_dashes (argc, *argv, usage->stops_at_words);
   if (good && socket)
     *socket = socket_path (&options);
   g_free (options.socket);

@@ -126,6 +126,19 @@ adopt (MfRegionSet *set, const char *name, GError **error)
   return TRUE;
 }
 
+/* Not a link: what is somewhere else is not ours to write to. */
+static gboolean
+is_own_file (MfRegionSet *set, const char *name)
+{
+  g_autofree char *path = file_of (set, name);
+  struct stat st;
+
+  if (lstat (path, &st) == 0 && S_ISREG (st.st_mode))
+    return TRUE;
+  g_warning ("%s is left alone: it is not a regular file", path);
+  return FALSE;
+}
+
 gboolean
 mf_region_set_scan (MfRegionSet *set, GError **error)
 {
@@ -140,7 +153,7 @@ mf_region_set_scan (MfRegionSet *set, GError **error)
   while ((name = g_dir_read_name (folder))) {
     g_autoptr (GError) unfit = NULL;
 
-    if (is_region_name (name) && !adopt (set, name, &unfit))
+    if (is_region_name (name) && is_own_file (set, name) && !adopt (set, name, &unfit))
       g_warning ("%s/%s is left alone: %s", set->folder, name, unfit->message);
   }
   return TRUE;

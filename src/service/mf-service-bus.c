@@ -1,10 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/*
- * A GDBusObjectManagerServer serves one connection. So each client has one of its own, and the objects, which may be on any number of
- * connections, are exported on all of them.
- */
 #include "service/mf-service-bus.h"
 
+#include "service/mf-service-objects.h"
 #include <errno.h>
 #include <glib/gstdio.h>
 #include <grp.h>
@@ -13,19 +10,13 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-typedef struct {
-  MfServiceBus *bus;
-  GDBusConnection *connection;
-  GDBusObjectManagerServer *objects;
-} bus_client;
-
 struct _MfServiceBus {
   GDBusServer *server;
   GDBusAuthObserver *observer;
   char *path;
-  gid_t group; /* written before the server starts, read by its threads */
-  GPtrArray *clients;
-  GPtrArray *objects;
+  gid_t group;        /* written before the server starts, read by its threads */
+  GPtrArray *clients; /* of GDBusConnection */
+  MfServiceObjects *objects;
   mf_service_bus_gone gone;
   gpointer user_data;
 };
@@ -76,25 +67,14 @@ authorize (GDBusAuthObserver *observer, GIOStream *stream, GCredentials *credent
 }
 
 static void
-client_free (gpointer data)
-{
-  bus_client *client = data;
-
-  g_signal_handlers_disconnect_by_data (client->connection, client);
-  g_dbus_object_manager_server_set_connection (client->objects, NULL);
-  g_object_unref (client->objects);
-  g_object_unref (client->connection);
-  g_free (client);
-}
-
-static void
 client_closed (GDBusConnection *connection, gboolean vanished, GError *error, gpointer user_data)
 {
-  bus_client *client = user_data;
-  MfServiceBus *bus = client->bus;
+  MfServiceBus *bus = user_data;
   g_autoptr (GDBusConnection) kept = g_object_ref (connection);
 
-  g_ptr_array_remove_fast (bus->clients, client);
+  g_signal_handlers_disconnect_by_data (connection, bus);
+  mf_service_objects_disconnect (bus->objects, connection);
+  g_ptr_array_remove_fast (bus->clients, connection);
   bus->gone (kept, bus->user_data);
 }
 
@@ -102,16 +82,10 @@ static gboolean
 client_came (GDBusServer *server, GDBusConnection *connection, gpointer user_data)
 {
   MfServiceBus *bus = user_data;
-  bus_client *client = g_new0 (bus_client, 1);
 
-  client->bus = bus;
-  client->connection = g_object_ref (connection);
-  client->objects = g_dbus_object_manager_server_new (MF_SERVICE_PATH);
-  for (guint i = 0; i < bus->objects->len; i++)
-    g_dbus_object_manager_server_export (client->objects, bus->objects->pdata[i]);
-  g_dbus_object_manager_server_set_connection (client->objects, connection);
-  g_signal_connect (connection, "closed", G_CALLBACK (client_closed), client);
-  g_ptr_array_add (bus->clients, client);
+  mf_service_objects_connect (bus->objects, connection);
+  g_signal_connect (connection, "closed", G_CALLBACK (client_closed), bus);
+  g_ptr_array_add (bus->clients, g_object_ref (connection));
   return TRUE;
 }
 
@@ -169,8 +143,8 @@ mf_service_bus_new (const char *path, const char *group, mf_service_bus_gone gon
   bus->path = g_strdup (path);
   bus->gone = gone;
   bus->user_data = user_data;
-  bus->clients = g_ptr_array_new_with_free_func (client_free);
-  bus->objects = g_ptr_array_new_with_free_func (g_object_unref);
+  bus->clients = g_ptr_array_new_with_free_func (g_object_unref);
+  bus->objects = mf_service_objects_new (MF_SERVICE_PATH);
   bus->observer = g_dbus_auth_observer_new ();
   g_signal_connect (bus->observer, "allow-mechanism", G_CALLBACK (allow_mechanism), bus);
   g_signal_connect (bus->observer, "authorize-authenticated-peer", G_CALLBACK (authorize), bus);
@@ -197,10 +171,12 @@ mf_service_bus_free (MfServiceBus *bus)
   }
   g_signal_handlers_disconnect_by_data (bus->observer, bus);
   g_object_unref (bus->observer);
-  for (guint i = 0; i < bus->clients->len; i++)
-    g_dbus_connection_close (((bus_client *) bus->clients->pdata[i])->connection, NULL, NULL, NULL);
+  for (guint i = 0; i < bus->clients->len; i++) {
+    g_signal_handlers_disconnect_by_data (bus->clients->pdata[i], bus);
+    g_dbus_connection_close (bus->clients->pdata[i], NULL, NULL, NULL);
+  }
+  mf_service_objects_free (bus->objects);
   g_ptr_array_unref (bus->clients);
-  g_ptr_array_unref (bus->objects);
   g_free (bus->path);
   g_free (bus);
 }
@@ -208,17 +184,11 @@ mf_service_bus_free (MfServiceBus *bus)
 void
 mf_service_bus_export (MfServiceBus *bus, GDBusObjectSkeleton *object)
 {
-  g_ptr_array_add (bus->objects, g_object_ref (object));
-  for (guint i = 0; i < bus->clients->len; i++)
-    g_dbus_object_manager_server_export (((bus_client *) bus->clients->pdata[i])->objects, object);
+  mf_service_objects_add (bus->objects, object);
 }
 
 void
 mf_service_bus_unexport (MfServiceBus *bus, GDBusObjectSkeleton *object)
 {
-  const char *path = g_dbus_object_get_object_path (G_DBUS_OBJECT (object));
-
-  for (guint i = 0; i < bus->clients->len; i++)
-    g_dbus_object_manager_server_unexport (((bus_client *) bus->clients->pdata[i])->objects, path);
-  g_ptr_array_remove (bus->objects, object);
+  mf_service_objects_remove (bus->objects, object);
 }
