@@ -85,8 +85,17 @@ def wanted(name, patterns):
     return not patterns or any(fnmatch.fnmatch(name, p) for p in patterns)
 
 
-def folder_is_wanted(run, patterns):
-    return wanted(run.parent.name, patterns) and ("manual" not in suites.header_of(run) or bool(patterns))
+def wanted_folders(args):
+    """Pairs of a tests/NAME/run and the build that it is to look at."""
+    for run in suites.folders(args.top):
+        if "manual" in suites.header_of(run) and not args.patterns:
+            continue
+        names = suites.builds_of(run)
+        for name in names:
+            # Of several builds those that are asked for; its only one in any case.
+            if len(names) == 1 or name in args.builds.split(","):
+                if wanted(suites.name_of(run, name), args.patterns) or (args.patterns and run.parent.name in args.patterns):
+                    yield run, name
 
 
 def builds_needed(args, folders):
@@ -95,10 +104,7 @@ def builds_needed(args, folders):
         return not args.patterns or any(p.split("/")[0] == name or "*" in p.split("/")[0] for p in args.patterns)
 
     needed = [name for name in args.builds.split(",") if has_tests(name)]
-    for run in folders:
-        if suites.build_of(run) not in needed:
-            needed.append(suites.build_of(run))
-    return needed
+    return needed + sorted({name for _, name in folders} - set(needed))
 
 
 def collect(args, made, folders, logs):
@@ -107,9 +113,7 @@ def collect(args, made, folders, logs):
         if name in made:
             jobs += suites.of_build(made[name])
     jobs = [j for j in jobs if wanted(j.name, args.patterns)]
-    for run in folders:
-        if suites.build_of(run) in made:
-            jobs.append(suites.of_folder(run, made[suites.build_of(run)], logs))
+    jobs += [suites.of_folder(run, made[name], logs) for run, name in folders if name in made]
     return jobs
 
 
@@ -133,7 +137,7 @@ def main():
     if unknown:
         sys.exit(f"tests/run: no build is called {unknown[0]}: there are {', '.join(builds.BUILDS)}")
     report = Report()
-    folders = [run for run in suites.folders(args.top) if folder_is_wanted(run, args.patterns)]
+    folders = list(wanted_folders(args))
     made = make_builds(builds_needed(args, folders), args, root, report)
     jobs = collect(args, made, folders, logs)
     if args.list:

@@ -24,8 +24,7 @@ BUILDS = {
     },
     "tsan": {
         "options": ["-Dwerror=true", "-Db_sanitize=thread", "-Db_lundef=false", "-Dman=disabled"],
-        # GLib's slices pass memory between threads without ThreadSanitizer seeing it.
-        "environment": {"TSAN_OPTIONS": "halt_on_error=1:second_deadlock_stack=1", "G_SLICE": "always-malloc"},
+        "environment": {"TSAN_OPTIONS": "halt_on_error=1:second_deadlock_stack=1"},
         "suite": "threads",
         "slowness": 8,
     },

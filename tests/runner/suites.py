@@ -6,7 +6,7 @@ A tests/NAME/run prints TAP. Lines "# suite: WORD[=VALUE]" near its top say how 
     # suite: alone              nothing else runs meanwhile: it measures time or boots guests
     # suite: timeout=600        seconds (default 300)
     # suite: packages=spin,gcc  Debian packages that it needs besides those of tests/run
-    # suite: build=fuzz         the build that it looks at (default normal)
+    # suite: build=normal,asan  runs once for each of these builds (default normal)
     # suite: manual             only run when it is named
 
 It runs in the source folder with MEMFERRY_BUILD (the build's folder), MEMFERRY_LOGS (a folder for logs that are kept) and
@@ -44,14 +44,19 @@ def folders(top):
     return [run for run in sorted((top / "tests").glob("*/run")) if os.access(run, os.X_OK) and run.is_file()]
 
 
-def build_of(run):
-    return header_of(run).get("build", "normal")
+def builds_of(run):
+    return header_of(run).get("build", "normal").split(",")
+
+
+def name_of(run, build):
+    """One that runs several times has its build in its name."""
+    return run.parent.name if len(builds_of(run)) == 1 else f"{build}/{run.parent.name}"
 
 
 def of_folder(run, build, logs):
     words = header_of(run)
-    name = run.parent.name
-    kept = logs / name
+    name = name_of(run, build.name)
+    kept = logs / name.replace("/", "-")
     kept.mkdir(parents=True, exist_ok=True)
     missing = missing_packages(words)
     return Job(
@@ -59,7 +64,7 @@ def of_folder(run, build, logs):
         command=[str(run)],
         environment={**build.environment(), "MEMFERRY_LOGS": str(kept)},
         folder=str(build.top),
-        timeout=float(words.get("timeout", 300)),
+        timeout=float(words.get("timeout", 300)) * build.about.get("slowness", 1),
         alone="alone" in words,
         skip="missing packages: " + " ".join(missing) if missing else None)
 
