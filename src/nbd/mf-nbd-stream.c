@@ -2,6 +2,7 @@
 #include "nbd/mf-nbd-stream.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -99,6 +100,8 @@ receive (mf_nbd_stream *stream, struct iovec *iov, size_t n)
       continue;
     if (errno != EAGAIN || !look)
       return 0;
+    /* Who is waited for may need this very processor. */
+    sched_yield ();
     if (g_get_monotonic_time () >= spin_until)
       spin_until = 0;
   }
