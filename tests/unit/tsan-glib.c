@@ -67,9 +67,21 @@ WRAP (void, g_once_init_leave, (volatile void *location, gsize result))
   __real_g_once_init_leave (location, result);
 }
 
+#undef g_atomic_ref_count_dec
+WRAP (gboolean, g_atomic_ref_count_dec, (gatomicrefcount * count))
+{
+  gboolean last;
+
+  /* Whoever lets go last frees what the others wrote. */
+  __tsan_release (count);
+  last = __real_g_atomic_ref_count_dec (count);
+  if (last)
+    __tsan_acquire (count);
+  return last;
+}
+
 WRAP (void, g_object_unref, (gpointer object))
 {
-  /* Whoever lets go last frees what the others wrote. */
   __tsan_release (object);
   __tsan_acquire (object);
   __real_g_object_unref (object);
