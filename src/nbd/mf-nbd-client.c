@@ -10,19 +10,22 @@
  */
 #include "nbd/mf-nbd-client.h"
 #include "core/mf-nbd-protocol.h"
+#include "core/mf-spin.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <libnbd.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
-/* How long poll() looks before it sleeps, when asked to. */
-#define SPIN_USEC 75
+/* How long poll() looks before it sleeps, where that helps. */
+#define SPIN_NSEC 75000
 
 /* What poll() takes besides its own descriptors. */
 #define MAX_EXTRA 16
@@ -50,6 +53,7 @@ struct _Lane {
   int kick_fd; /* eventfd */
   gboolean structured;
   gboolean spin;
+  mf_spin waiting[2]; /* for what the owner watches besides, for replies */
   gboolean delivering;
   uint64_t size_bytes;
   guint in_flight;
@@ -269,31 +273,49 @@ wanted_events (Lane *lane)
   return (direction & LIBNBD_AIO_DIRECTION_READ ? POLLIN : 0) | (direction & LIBNBD_AIO_DIRECTION_WRITE ? POLLOUT : 0);
 }
 
-/* poll(2) until `deadline_usec` (monotonic, -1 none); with `look` it doesn't sleep for SPIN_USEC. Returns what poll(2) does. */
-static int
-wait_ready (struct pollfd *pfds, nfds_t n, gint64 deadline_usec, gboolean look)
+static uint64_t
+now_nsec (void)
 {
-  gint64 now = g_get_monotonic_time (), spin_until = look ? now + SPIN_USEC : 0;
+  struct timespec now;
 
+  clock_gettime (CLOCK_MONOTONIC, &now);
+  return (uint64_t) now.tv_sec * 1000000000u + (uint64_t) now.tv_nsec;
+}
+
+/* poll(2) until `deadline_usec` (monotonic, -1 none). Returns what poll(2) does. */
+static int
+wait_ready (struct pollfd *pfds, nfds_t n, gint64 deadline_usec)
+{
   for (;;) {
-    struct timespec ts = { 0, 0 }, *timeout = &ts;
-    int r;
+    gint64 left = deadline_usec < 0 ? 0 : MAX (deadline_usec - g_get_monotonic_time (), 0);
+    struct timespec timeout = { left / G_USEC_PER_SEC, left % G_USEC_PER_SEC * 1000 };
+    int r = ppoll (pfds, n, deadline_usec < 0 ? NULL : &timeout, NULL);
 
-    if (now >= spin_until) {
-      gint64 left = MAX (deadline_usec - now, 0);
-
-      ts.tv_sec = left / G_USEC_PER_SEC;
-      ts.tv_nsec = left % G_USEC_PER_SEC * 1000;
-      if (deadline_usec < 0)
-        timeout = NULL;
-    }
-    r = ppoll (pfds, n, timeout, NULL);
-    if (r > 0 || (r == -1 && errno != EINTR))
+    if (r != -1 || errno != EINTR)
       return r;
-    now = g_get_monotonic_time ();
-    if (deadline_usec >= 0 && now >= deadline_usec)
-      return 0;
   }
+}
+
+/* The same; looks for a while before it sleeps, if that has been found to help. pfds[0] is the socket, pfds[1] the kick. */
+static int
+wait_ready_soon (Lane *lane, struct pollfd *pfds, nfds_t n, gint64 deadline_usec)
+{
+  gboolean for_reply = lane->in_flight > 0;
+  mf_spin *waiting = &lane->waiting[for_reply];
+  uint64_t start = now_nsec ();
+  struct timespec at_once = { 0, 0 };
+  int r = 0;
+
+  if (mf_spin_begin (waiting)) {
+    while ((r = ppoll (pfds, n, &at_once, NULL)) == 0 && now_nsec () - start < SPIN_NSEC)
+      /* Who is waited for may need this very processor. */
+      sched_yield ();
+  }
+  if (r == 0)
+    r = wait_ready (pfds, n, deadline_usec);
+  if (r > 0 && (for_reply ? pfds[0].revents != 0 : pfds[1].revents == 0))
+    mf_spin_end (waiting, now_nsec () - start);
+  return r;
 }
 
 static gboolean
@@ -322,7 +344,10 @@ lane_poll (mf_lane *base, struct pollfd *extra, guint n_extra, gint64 timeout_us
     if (lane->lost)
       return fail_again (lane, error);
     pfds[0].events = wanted_events (lane);
-    r = wait_ready (pfds, 2 + n_extra, deadline, lane->spin && lane->in_flight > 0);
+    if (lane->spin && timeout_usec != 0)
+      r = wait_ready_soon (lane, pfds, 2 + n_extra, deadline);
+    else
+      r = wait_ready (pfds, 2 + n_extra, deadline);
     if (r == -1)
       return mf_error_from_errno (error, errno, "polling");
     over = r == 0;
@@ -381,7 +406,7 @@ run_command (Lane *lane, int64_t cookie, const char *what, GError **error)
     return mf_error_from_nbd (error, "%s", what);
   while ((r = nbd_aio_command_completed (lane->nbd, (uint64_t) cookie)) == 0) {
     pfd.events = wanted_events (lane);
-    if (wait_ready (&pfd, 1, -1, lane->spin) == -1)
+    if (wait_ready (&pfd, 1, -1) == -1)
       return mf_error_from_errno (error, errno, "polling");
     if (!drive (lane, pfd.revents, &why)) {
       lose (lane, g_steal_pointer (&why));
@@ -566,7 +591,7 @@ negotiate (Lane *lane, gint64 timeout_usec, GError **error)
       g_set_error (error, MF_ERROR, MF_ERROR_CONNECTION, "connecting to the NBD server: it has hung up");
       return FALSE;
     }
-    switch (wait_ready (&pfd, 1, deadline, FALSE)) {
+    switch (wait_ready (&pfd, 1, deadline)) {
     case -1:
       return mf_error_from_errno (error, errno, "polling");
     case 0:

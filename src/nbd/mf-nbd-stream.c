@@ -10,10 +10,11 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/time.h>
+#include <time.h>
 #include <unistd.h>
 
 /* How long a fault's stream looks for the next request before it sleeps. */
-#define SPIN_USEC 75
+#define SPIN_NSEC 75000
 
 void
 mf_nbd_stream_init (mf_nbd_stream *stream, int fd, gboolean spin)
@@ -23,6 +24,7 @@ mf_nbd_stream_init (mf_nbd_stream *stream, int fd, gboolean spin)
 
   stream->fd = fd;
   stream->spin = spin;
+  stream->waiting = (mf_spin){ 0 };
   stream->deadline_usec = -1;
   stream->start = stream->end = 0;
   if (flags != -1 && (flags & O_NONBLOCK))
@@ -78,32 +80,50 @@ wait_readable (mf_nbd_stream *stream)
   }
 }
 
+static uint64_t
+now_nsec (void)
+{
+  struct timespec now;
+
+  clock_gettime (CLOCK_MONOTONIC, &now);
+  return (uint64_t) now.tv_sec * 1000000000u + (uint64_t) now.tv_nsec;
+}
+
+/* One recvmsg() that brings something, or ends with -1 and errno. Looks for a while before it sleeps, if that has been found to help. */
+static ssize_t
+receive_soon (mf_nbd_stream *stream, struct msghdr *msg)
+{
+  uint64_t start = now_nsec ();
+  ssize_t r = -1;
+
+  if (mf_spin_begin (&stream->waiting)) {
+    while ((r = recvmsg (stream->fd, msg, MSG_DONTWAIT)) == -1 && errno == EAGAIN && now_nsec () - start < SPIN_NSEC)
+      /* Who is waited for may need this very processor. */
+      sched_yield ();
+  }
+  if (r == -1 && (!stream->waiting.look || errno == EAGAIN))
+    r = recvmsg (stream->fd, msg, 0);
+  if (r > 0)
+    mf_spin_end (&stream->waiting, now_nsec () - start);
+  return r;
+}
+
 /* One recvmsg() that brings something. Returns how many bytes, 0 when the stream is over. */
 static size_t
 receive (mf_nbd_stream *stream, struct iovec *iov, size_t n)
 {
   struct msghdr msg = { .msg_iov = iov, .msg_iovlen = n };
-  gint64 spin_until = 0;
 
-  if (stream->spin && stream->deadline_usec < 0)
-    spin_until = g_get_monotonic_time () + SPIN_USEC;
   for (;;) {
-    gboolean look = spin_until != 0;
     ssize_t r;
 
     if (stream->deadline_usec >= 0 && !wait_readable (stream))
       return 0;
-    r = recvmsg (stream->fd, &msg, look ? MSG_DONTWAIT : 0);
+    r = stream->spin && stream->deadline_usec < 0 ? receive_soon (stream, &msg) : recvmsg (stream->fd, &msg, 0);
     if (r >= 0)
       return (size_t) r;
-    if (errno == EINTR)
-      continue;
-    if (errno != EAGAIN || !look)
+    if (errno != EINTR)
       return 0;
-    /* Who is waited for may need this very processor. */
-    sched_yield ();
-    if (g_get_monotonic_time () >= spin_until)
-      spin_until = 0;
   }
 }
 

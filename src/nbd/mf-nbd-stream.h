@@ -4,6 +4,7 @@
  * A stream socket as the NBD server reads and writes it: one recv() brings as many requests as have come, one send() takes
  * header and payload. Owned by one thread; only mf_nbd_stream_break() may be called from others.
  */
+#include "core/mf-spin.h"
 #include <glib.h>
 #include <stdint.h>
 #include <sys/uio.h>
@@ -15,7 +16,8 @@ G_BEGIN_DECLS
 
 typedef struct {
   int fd;
-  gboolean spin;        /* look for a while before sleeping: the stream carries faults */
+  gboolean spin; /* the stream carries faults: look for a while before sleeping, where that helps */
+  mf_spin waiting;
   gint64 deadline_usec; /* monotonic: reads fail after it; -1 none */
   uint32_t start, end;  /* what `buffer` holds and was not taken */
   uint8_t buffer[MF_NBD_STREAM_BUFFER];
