@@ -103,6 +103,7 @@ struct _mf_puller_lane {
   mf_lane *lane;      /* NULL: closed */
   gboolean hungry;    /* found nothing to do: to be kicked when there is */
   gboolean unflushed; /* read something since the last flush */
+  gboolean flushing;  /* is in mf_lane_flush() */
   uint64_t in_flight_bytes;
 };
 

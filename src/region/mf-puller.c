@@ -61,6 +61,13 @@ mf_puller_free (mf_puller *puller)
   g_mutex_lock (&puller->lock);
   puller->stopping = TRUE;
   kick (puller, FALSE);
+  /* A flush is the one thing that a kick does not end. */
+  for (guint i = 0; i < puller->lanes->len; i++) {
+    mf_puller_lane *lane = g_ptr_array_index (puller->lanes, i);
+
+    if (lane->flushing)
+      mf_lane_shutdown (lane->lane);
+  }
   g_mutex_unlock (&puller->lock);
   /* All have ended before the first is freed: they kick each other. None is added any more. */
   for (guint i = 0; i < puller->lanes->len; i++)
@@ -113,11 +120,13 @@ mf_puller_add_lane (mf_puller *puller, mf_lane *lane, GError **error)
 mf_lane *
 mf_puller_lane_ended (mf_puller *puller, mf_puller_lane *lane, const GError *error)
 {
+  gboolean stopping;
   mf_lane *taken;
 
   g_mutex_lock (&puller->lock);
+  stopping = puller->stopping;
   taken = g_steal_pointer (&lane->lane);
-  lane->unflushed = FALSE;
+  lane->unflushed = lane->flushing = FALSE;
   puller->live_lanes--;
   if (puller->live_lanes > 0)
     mf_window_set_lanes (&puller->window, puller->live_lanes);
@@ -126,7 +135,7 @@ mf_puller_lane_ended (mf_puller *puller, mf_puller_lane *lane, const GError *err
   g_cond_broadcast (&puller->changed);
   g_mutex_unlock (&puller->lock);
 
-  if (error != NULL && puller->callbacks.failed != NULL)
+  if (error != NULL && !stopping && puller->callbacks.failed != NULL)
     puller->callbacks.failed (puller, error, puller->callbacks.user_data);
   return taken;
 }
@@ -232,6 +241,7 @@ mf_puller_next_take (mf_puller *puller, mf_puller_lane *lane, guint in_flight, m
     lane->hungry = TRUE;
     if (in_flight == 0 && lane->unflushed && puller->waiting > 0 && is_idle (puller))
       next = MF_PULLER_FLUSH;
+    lane->flushing = next == MF_PULLER_FLUSH;
   } else if (in_flight >= 2 && lane->in_flight_bytes + puller->window.transfer_bytes >
                                    puller->window.window_bytes / MAX (puller->live_lanes, 1)) {
     /* Each lane has its share, so its own completions bring it back here. */
@@ -347,7 +357,7 @@ void
 mf_puller_flushed (mf_puller *puller, mf_puller_lane *lane)
 {
   g_mutex_lock (&puller->lock);
-  lane->unflushed = FALSE;
+  lane->unflushed = lane->flushing = FALSE;
   g_cond_broadcast (&puller->changed);
   g_mutex_unlock (&puller->lock);
 }

@@ -20,7 +20,7 @@ typedef struct {
   mf_dirty_reader *reader;
   guint lives;
   gboolean broken;
-  gboolean kicked; /* under the remote's lock */
+  gboolean kicked, shut; /* under the remote's lock */
 } MemoryLane;
 
 void
@@ -266,17 +266,37 @@ lane_kick (mf_lane *lane)
   g_mutex_unlock (&m->remote->lock);
 }
 
+static void
+lane_shutdown (mf_lane *lane)
+{
+  MemoryLane *m = (MemoryLane *) lane;
+
+  g_mutex_lock (&m->remote->lock);
+  m->shut = TRUE;
+  g_cond_broadcast (&m->remote->changed);
+  g_mutex_unlock (&m->remote->lock);
+}
+
 static gboolean
 lane_flush (mf_lane *lane, GError **error)
 {
   MemoryLane *m = (MemoryLane *) lane;
+  Remote *r = m->remote;
 
   g_assert_cmpuint (m->pending->len, ==, 0);
+  g_mutex_lock (&r->lock);
+  r->flushes++;
+  g_cond_broadcast (&r->changed);
+  while (r->hold_flush && !m->shut)
+    g_cond_wait (&r->changed, &r->lock);
+  m->broken |= m->shut;
+  g_mutex_unlock (&r->lock);
+  if (m->broken) {
+    g_set_error (error, MF_ERROR, MF_ERROR_CONNECTION, "the lane broke");
+    return FALSE;
+  }
   if (m->reader != NULL)
     mf_dirty_reader_acknowledge (m->reader);
-  g_mutex_lock (&m->remote->lock);
-  m->remote->flushes++;
-  g_mutex_unlock (&m->remote->lock);
   return TRUE;
 }
 
@@ -305,6 +325,7 @@ static const mf_lane_ops memory_lane_ops = {
   .poll = lane_poll,
   .in_flight = lane_in_flight,
   .kick = lane_kick,
+  .shutdown = lane_shutdown,
   .flush = lane_flush,
   .extents = lane_extents,
   .close = lane_close,

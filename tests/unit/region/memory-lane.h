@@ -17,6 +17,7 @@ typedef struct {
   uint8_t *bytes; /* `size`; whole zero pages are answered as holes */
 
   gboolean hold;           /* answer nothing */
+  gboolean hold_flush;     /* nor a flush */
   gboolean shuffle;        /* answer in any order, and now and then a little later; else at once, in order */
   guint64 fail_page;       /* reads of it fail with EIO; UINT64_MAX: none */
   mf_dirty_session *dirty; /* what is read is taken from it; may be NULL */

@@ -283,6 +283,26 @@ test_free_in_flight (Fixture *f, gconstpointer data)
   g_assert_cmpuint (mf_page_map_count (mf_region_map (f->region), MF_PAGE_WANTED), >, 0);
 }
 
+/* The other side never answers a flush: freeing the puller does not wait for it, and is no failure of the lane. */
+static void
+test_free_in_flush (Fixture *f, gconstpointer data)
+{
+  g_autoptr (GError) error = NULL;
+  gint64 deadline = DEADLINE;
+
+  f->remote.hold_flush = TRUE;
+  add_lane (f, G_MAXUINT);
+  queue_all (f);
+  g_assert_false (mf_puller_wait_idle (f->puller, g_get_monotonic_time () + G_USEC_PER_SEC / 5, NULL, &error));
+  g_assert_error (error, MF_ERROR, MF_ERROR_TIMED_OUT);
+  g_mutex_lock (&f->remote.lock);
+  while (f->remote.flushes == 0)
+    g_assert_true (g_cond_wait_until (&f->remote.changed, &f->remote.lock, deadline));
+  g_mutex_unlock (&f->remote.lock);
+  g_clear_pointer (&f->puller, mf_puller_free);
+  g_assert_cmpint (g_atomic_int_get (&f->failed), ==, 0);
+}
+
 /* What somebody waits for comes first, and with it its neighbours. */
 static void
 test_fault_first (Fixture *f, gconstpointer data)
@@ -468,6 +488,7 @@ main (int argc, char **argv)
   ADD ("read-error", test_read_error);
   ADD ("cancel-and-deadline", test_cancel_and_deadline);
   ADD ("free-in-flight", test_free_in_flight);
+  ADD ("free-in-flush", test_free_in_flush);
   ADD ("fault-first", test_fault_first);
   ADD ("others-pull", test_others_pull);
   ADD ("invalidated-under-way", test_invalidated_under_way);
