@@ -55,7 +55,7 @@ static gboolean
 check_run_state (mf_qemu *qemu, mf_program_info *info, GCancellable *cancellable, GError **error)
 {
   static const char *const can_leave[] = { "running", "paused", "prelaunch", NULL };
-  g_autofree char *state = mf_qemu_run_state (qemu, &info->is_running, cancellable, error);
+  g_autofree char *state = mf_qemu_run_state (qemu, &info->is_running, MF_QEMU_COMMAND_USEC, cancellable, error);
 
   if (state == NULL)
     return FALSE;
@@ -138,8 +138,8 @@ mf_qemu_check (mf_program *program, gboolean is_source, mf_program_info *info, G
   qemu->is_source = is_source;
   qemu->was_checked = TRUE;
   *info = (mf_program_info){ 0 };
-  if (!mf_qemu_connect (qemu, CONNECT_USEC, cancellable, error) || !check_run_state (qemu, info, cancellable, error) ||
-      !check_no_migration (qemu, cancellable, error) || !mf_qemu_read_settings (qemu, cancellable, error) ||
+  if (!mf_qemu_connect (qemu, CONNECT_USEC, cancellable, error) || !check_no_migration (qemu, cancellable, error) ||
+      !check_run_state (qemu, info, cancellable, error) || !mf_qemu_read_settings (qemu, cancellable, error) ||
       !check_capabilities (qemu, error) || !describe_machine (qemu, signature, cancellable, error) ||
       !mf_qemu_check_memory (qemu, signature, cancellable, error) ||
       !mf_qemu_check_devices (qemu, signature, cancellable, error) ||

@@ -45,7 +45,8 @@ mf_qemu_of (mf_program *program)
 /* Connects if that wasn't done yet. */
 gboolean mf_qemu_connect (mf_qemu *qemu, gint64 timeout_usec, GCancellable *cancellable, GError **error);
 /* "running", "paused", ...; (transfer full) */
-char *mf_qemu_run_state (mf_qemu *qemu, gboolean *is_running, GCancellable *cancellable, GError **error);
+char *mf_qemu_run_state (mf_qemu *qemu, gboolean *is_running, gint64 timeout_usec, GCancellable *cancellable,
+                         GError **error);
 /* The status of QEMU's migration, "none" when there was none yet; its error, if it has one. (transfer full) */
 char *mf_qemu_migration_status (mf_qemu *qemu, char **reason, GError **error);
 /* Whether a migration with that status still does something. */
@@ -79,8 +80,14 @@ GArray *mf_qemu_children (mf_qemu *qemu, const char *path, GCancellable *cancell
 gboolean mf_qemu_read_settings (mf_qemu *qemu, GCancellable *cancellable, GError **error);
 gboolean mf_qemu_has_capability (mf_qemu *qemu, const char *name, gboolean *is_on);
 gboolean mf_qemu_prepare (mf_program *program, gboolean is_source, GCancellable *cancellable, GError **error);
-/* What a former service has left: TRUE when it had prepared a migration from here; `was_running` as it was then. */
-gboolean mf_qemu_find_leftover (mf_qemu *qemu, gboolean *was_running, GError **error);
+/* What a former service, that died in the middle, has left in QEMU. */
+typedef enum {
+  MF_QEMU_LEFT_NOTHING = 0,
+  MF_QEMU_LEFT_RUNNING = 1, /* a migration from here of a guest that ran */
+  MF_QEMU_LEFT_PAUSED = 2,  /* ... that its user had paused */
+  MF_QEMU_LEFT_TARGET = 3,  /* a migration to here */
+} mf_qemu_leftover;
+gboolean mf_qemu_find_leftover (mf_qemu *qemu, mf_qemu_leftover *leftover, GError **error);
 void mf_qemu_restore_settings (mf_qemu *qemu);
 
 /* --- mf-qemu-source.c --- */

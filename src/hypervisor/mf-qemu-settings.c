@@ -5,13 +5,12 @@
  * x-ignore-shared is always off afterwards, even where it was on before: while it is on, whoever saves the guest to a file gets one without RAM.
  *
  * A service may die in the middle. What its successor has to know is put where it can't be lost, in QEMU: the downtime limit (which means nothing
- * here, as long as it is large) says by its value that memferry has set it, and whether the guest ran or was paused by its user.
+ * here, as long as it is large) says by its value that memferry has set it, and for what.
  */
 #include "hypervisor/mf-qemu-private.h"
 #include "mf-wait.h"
 
-#define MARK_RUNNING_MSEC 1998871
-#define MARK_PAUSED_MSEC  1998872
+#define MARK_BASE_MSEC 1998870 /* and the mf_qemu_leftover */
 
 /* QEMU's own defaults, for what a service that died did not take back. */
 #define DEFAULT_MAX_BANDWIDTH  (128 << 20)
@@ -154,13 +153,17 @@ hurry (mf_qemu *qemu, GCancellable *cancellable, GError **error)
 {
   g_autoptr (JsonNode) parameters = read_parameters (qemu, cancellable, error);
   JsonObject *object = mf_json_node_object (parameters);
+  mf_qemu_leftover purpose = MF_QEMU_LEFT_PAUSED;
 
   if (parameters == NULL)
     return FALSE;
+  if (!qemu->is_source)
+    purpose = MF_QEMU_LEFT_TARGET;
+  else if (qemu->was_running)
+    purpose = MF_QEMU_LEFT_RUNNING;
   qemu->old_max_bandwidth = mf_json_int (object, "max-bandwidth");
   qemu->old_downtime_limit = mf_json_int (object, "downtime-limit");
-  return set_parameters (qemu, UNLIMITED_BANDWIDTH, qemu->was_running ? MARK_RUNNING_MSEC : MARK_PAUSED_MSEC,
-                         MF_QEMU_COMMAND_USEC, cancellable, error);
+  return set_parameters (qemu, UNLIMITED_BANDWIDTH, MARK_BASE_MSEC + purpose, MF_QEMU_COMMAND_USEC, cancellable, error);
 }
 
 gboolean
@@ -178,30 +181,31 @@ mf_qemu_prepare (mf_program *program, gboolean is_source, GCancellable *cancella
     g_hash_table_insert (settings, (gpointer) wanted[i].name, GINT_TO_POINTER (wanted[i].on));
     g_hash_table_insert (qemu->changed, g_strdup (wanted[i].name), GINT_TO_POINTER (was_on));
   }
-  if (is_source && !hurry (qemu, cancellable, error))
+  if (!hurry (qemu, cancellable, error))
     return FALSE;
   return set_capabilities (qemu, settings, MF_QEMU_COMMAND_USEC, cancellable, error);
 }
 
 gboolean
-mf_qemu_find_leftover (mf_qemu *qemu, gboolean *was_running, GError **error)
+mf_qemu_find_leftover (mf_qemu *qemu, mf_qemu_leftover *leftover, GError **error)
 {
   g_autoptr (JsonNode) parameters = read_parameters (qemu, NULL, error);
-  gint64 mark = mf_json_int (mf_json_node_object (parameters), "downtime-limit");
+  gint64 mark = mf_json_int (mf_json_node_object (parameters), "downtime-limit") - MARK_BASE_MSEC;
 
-  *was_running = mark == MARK_RUNNING_MSEC;
-  return mark == MARK_RUNNING_MSEC || mark == MARK_PAUSED_MSEC;
+  *leftover =
+      mark >= MF_QEMU_LEFT_RUNNING && mark <= MF_QEMU_LEFT_TARGET ? (mf_qemu_leftover) mark : MF_QEMU_LEFT_NOTHING;
+  return parameters != NULL;
 }
 
 /* What a former service, which did not say what there was before, has changed. */
 static void
 assume_defaults (mf_qemu *qemu)
 {
-  gboolean was_running;
+  mf_qemu_leftover leftover;
 
   if (qemu->was_checked || !mf_qemu_read_settings (qemu, NULL, NULL))
     return;
-  if (mf_qemu_find_leftover (qemu, &was_running, NULL)) {
+  if (mf_qemu_find_leftover (qemu, &leftover, NULL) && leftover != MF_QEMU_LEFT_NOTHING) {
     g_hash_table_insert (qemu->changed, g_strdup ("pause-before-switchover"), GINT_TO_POINTER (FALSE));
     g_hash_table_insert (qemu->changed, g_strdup ("events"), GINT_TO_POINTER (FALSE));
     qemu->old_max_bandwidth = DEFAULT_MAX_BANDWIDTH;
@@ -243,14 +247,15 @@ mf_qemu_restore_settings (mf_qemu *qemu)
   mf_qemu_has_capability (qemu, "x-ignore-shared", &ignores_shared);
   if (ignores_shared || g_hash_table_contains (qemu->changed, "x-ignore-shared"))
     g_hash_table_insert (qemu->changed, g_strdup ("x-ignore-shared"), GINT_TO_POINTER (FALSE));
-  if (g_hash_table_size (qemu->changed) > 0 && !restore_capabilities (qemu, &error))
+  /* A QEMU that has ended has no settings. */
+  if (g_hash_table_size (qemu->changed) > 0 && !restore_capabilities (qemu, &error) && mf_qmp_is_usable (qemu->qmp))
     g_warning ("QEMU's migration capabilities could not be set back: before it is saved or migrated otherwise, "
                "x-ignore-shared has to be off: %s",
                error->message);
   g_clear_error (&error);
   if (qemu->old_downtime_limit >= 0 &&
       !set_parameters (qemu, qemu->old_max_bandwidth, qemu->old_downtime_limit, END_USEC, NULL, &error))
-    g_info ("QEMU's migration parameters could not be set back: %s", error->message);
+    g_debug ("QEMU's migration parameters could not be set back: %s", error->message);
   g_hash_table_remove_all (qemu->changed);
   qemu->old_max_bandwidth = qemu->old_downtime_limit = -1;
 }

@@ -25,6 +25,20 @@
 
 /* --- standing for a scan --- */
 
+static gboolean
+did_not_pause (gint64 limit_usec, GError *failure, GError **error)
+{
+  if (g_error_matches (failure, MF_ERROR, MF_ERROR_TIMED_OUT)) {
+    g_set_error (error, MF_ERROR, MF_ERROR_TIMED_OUT,
+                 "the guest did not stop within %.0f ms: its disks are slow or hang; it goes on as soon as they answer",
+                 (double) limit_usec / 1000);
+    g_error_free (failure);
+  } else {
+    g_propagate_error (error, failure);
+  }
+  return FALSE;
+}
+
 gboolean
 mf_qemu_pause (mf_program *program, gint64 limit_usec, GCancellable *cancellable, GError **error)
 {
@@ -36,9 +50,9 @@ mf_qemu_pause (mf_program *program, gint64 limit_usec, GCancellable *cancellable
   gint64 begin;
 
   g_return_val_if_fail (!qemu->paused, FALSE);
-  state = mf_qemu_run_state (qemu, &is_running, cancellable, error);
+  state = mf_qemu_run_state (qemu, &is_running, limit_usec, cancellable, &failure);
   if (state == NULL)
-    return FALSE;
+    return did_not_pause (limit_usec, g_steal_pointer (&failure), error);
   /* Its user's pause is none of ours; its disks were drained then. */
   if (!is_running)
     return TRUE;
@@ -47,14 +61,7 @@ mf_qemu_pause (mf_program *program, gint64 limit_usec, GCancellable *cancellable
   if (!mf_qmp_do (qemu->qmp, "stop", NULL, limit_usec, cancellable, &failure)) {
     /* It may stop at any time now. Whatever is sent is executed after that. */
     mf_qmp_send (qemu->qmp, "cont", NULL, NULL);
-    if (g_error_matches (failure, MF_ERROR, MF_ERROR_TIMED_OUT))
-      g_set_error (
-          error, MF_ERROR, MF_ERROR_TIMED_OUT,
-          "the guest did not stop within %.0f ms: its disks are slow or hang; it goes on as soon as they answer",
-          (double) limit_usec / 1000);
-    else
-      g_propagate_error (error, g_steal_pointer (&failure));
-    return FALSE;
+    return did_not_pause (limit_usec, g_steal_pointer (&failure), error);
   }
   stop = mf_qmp_take (qemu->qmp, mf_qmp_filter_name, (gpointer) "STOP");
   qemu->paused_usec = stop != NULL ? MAX (begin, stop->when_usec) : begin;
@@ -107,7 +114,13 @@ migration_failed (mf_qemu *qemu, const char *status, GError **error)
 static gboolean
 begin_migration (mf_qemu *qemu, int state_fd, GCancellable *cancellable, GError **error)
 {
+  g_autofree char *state = NULL;
+
   if (!mf_qemu_resume (&qemu->base, NULL, error))
+    return FALSE;
+  /* Its user may have paused it, or let it run, since the check. */
+  state = mf_qemu_run_state (qemu, &qemu->was_running, MF_QEMU_COMMAND_USEC, cancellable, error);
+  if (state == NULL)
     return FALSE;
   mf_qmp_forget_events (qemu->qmp);
   enlarge_buffer (state_fd);
@@ -215,7 +228,7 @@ make_run (mf_qemu *qemu, gint64 deadline_usec, GError **error)
 
   for (;;) {
     gboolean is_running = FALSE;
-    g_autofree char *state = mf_qemu_run_state (qemu, &is_running, NULL, error);
+    g_autofree char *state = mf_qemu_run_state (qemu, &is_running, MF_QEMU_COMMAND_USEC, NULL, error);
 
     if (state == NULL)
       return FALSE;
@@ -230,27 +243,39 @@ make_run (mf_qemu *qemu, gint64 deadline_usec, GError **error)
   }
 }
 
+/* Whether there is anything to undo, and whether the guest has to run then. */
+static gboolean
+find_what_to_undo (mf_qemu *qemu, gboolean *is_begun, gboolean *must_run, GError **error)
+{
+  mf_qemu_leftover leftover;
+
+  if (qemu->was_checked) {
+    *is_begun = qemu->begun || qemu->paused;
+    *must_run = qemu->was_running;
+    return TRUE;
+  }
+  if (!mf_qemu_connect (qemu, MF_QEMU_COMMAND_USEC, NULL, error) || !mf_qemu_find_leftover (qemu, &leftover, error))
+    return FALSE;
+  /* Of a target nothing is left: what was to carry its state ended with the service. */
+  *is_begun = leftover == MF_QEMU_LEFT_RUNNING || leftover == MF_QEMU_LEFT_PAUSED;
+  *must_run = leftover == MF_QEMU_LEFT_RUNNING;
+  return TRUE;
+}
+
 gboolean
 mf_qemu_roll_back (mf_program *program, GError **error)
 {
   mf_qemu *qemu = mf_qemu_of (program);
   gint64 deadline_usec = mf_deadline_after (ROLL_BACK_LIMIT_USEC);
-  gboolean must_run = qemu->was_running && (qemu->begun || qemu->paused);
   g_autoptr (GError) failure = NULL;
+  gboolean is_begun, must_run;
 
   if (qemu->was_checked && !qemu->is_source)
     return mf_qemu_roll_back_target (qemu, error);
-  /* Nothing was begun, by this object at least. */
-  if (qemu->was_checked && !qemu->begun && !qemu->paused)
+  if (!find_what_to_undo (qemu, &is_begun, &must_run, error))
+    return FALSE;
+  if (!is_begun)
     return TRUE;
-  if (!mf_qemu_connect (qemu, MF_QEMU_COMMAND_USEC, NULL, error))
-    return FALSE;
-  if (!qemu->was_checked && !mf_qemu_find_leftover (qemu, &must_run, &failure)) {
-    if (failure == NULL)
-      return TRUE;
-    g_propagate_error (error, g_steal_pointer (&failure));
-    return FALSE;
-  }
   if (cancel_migration (qemu, deadline_usec, &failure) && (!must_run || make_run (qemu, deadline_usec, &failure))) {
     qemu->begun = qemu->paused = FALSE;
     return TRUE;

@@ -13,6 +13,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#define LEFTOVER_USEC      (5 * G_USEC_PER_SEC)
+#define LEFTOVER_STEP_USEC (20 * 1000)
+
 static gboolean
 begin_loading (mf_qemu *qemu, GCancellable *cancellable, GError **error)
 {
@@ -77,7 +80,7 @@ await_loaded (mf_qemu *qemu, gint64 *running_usec, GCancellable *cancellable, GE
     /* It ends when it can't load, and what it says then is not for us to hear. */
     if (g_error_matches (failure, MF_ERROR, MF_ERROR_PROGRAM))
       g_set_error (error, MF_ERROR, MF_ERROR_PROGRAM,
-                   "QEMU ended while it loaded the device state: its output says why");
+                   "QEMU could not load the device state and has ended: its output says why");
     else
       g_propagate_error (error, g_steal_pointer (&failure));
     return FALSE;
@@ -88,20 +91,42 @@ await_loaded (mf_qemu *qemu, gint64 *running_usec, GCancellable *cancellable, GE
   return TRUE;
 }
 
-/* A former service had begun: the guest runs already, or is still loading, or lost its state with that service and ends. */
+static gboolean
+is_still_waiting (mf_qemu *qemu, gboolean *is_waiting, GCancellable *cancellable, GError **error)
+{
+  /* No time limit: QEMU can't answer before the pages are there that it loads the state into. */
+  g_autofree char *state = mf_qemu_run_state (qemu, NULL, -1, cancellable, error);
+
+  *is_waiting = g_strcmp0 (state, "inmigrate") == 0;
+  return state != NULL;
+}
+
+/* A former service had begun: the guest runs already, or is still loading, or its state was lost with that service. QEMU's stream ended with the service; so if it reads
+ * from it at all it soon runs or ends, and if it answers for long that it waits, it was never told to read, and never will be. */
 static gboolean
 await_leftover (mf_qemu *qemu, gint64 *running_usec, GCancellable *cancellable, GError **error)
 {
-  g_autofree char *state = NULL;
+  gboolean is_waiting = FALSE;
+  gint64 deadline_usec;
 
-  /* QEMU can't answer before the pages are there that it loads the state into: no time limit. */
-  if (!mf_qemu_connect (qemu, -1, cancellable, error))
+  if (!mf_qemu_connect (qemu, -1, cancellable, error) || !is_still_waiting (qemu, &is_waiting, cancellable, error))
     return FALSE;
-  state = mf_qemu_run_state (qemu, NULL, cancellable, error);
-  if (state == NULL)
+  deadline_usec = mf_deadline_after (LEFTOVER_USEC);
+  while (is_waiting && g_get_monotonic_time () < deadline_usec) {
+    g_autoptr (GError) failure = NULL;
+
+    if (!mf_wait_fd (-1, 0, mf_deadline_after (LEFTOVER_STEP_USEC), cancellable, &failure) &&
+        g_error_matches (failure, MF_ERROR, MF_ERROR_CANCELLED)) {
+      g_propagate_error (error, g_steal_pointer (&failure));
+      return FALSE;
+    }
+    if (!is_still_waiting (qemu, &is_waiting, cancellable, error))
+      return FALSE;
+  }
+  if (is_waiting) {
+    g_set_error (error, MF_ERROR, MF_ERROR_PROGRAM, "the device state was lost with the service that carried it");
     return FALSE;
-  if (g_str_equal (state, "inmigrate"))
-    return await_loaded (qemu, running_usec, cancellable, error);
+  }
   *running_usec = g_get_monotonic_time ();
   return TRUE;
 }

@@ -19,9 +19,9 @@ mf_qemu_connect (mf_qemu *qemu, gint64 timeout_usec, GCancellable *cancellable, 
 }
 
 char *
-mf_qemu_run_state (mf_qemu *qemu, gboolean *is_running, GCancellable *cancellable, GError **error)
+mf_qemu_run_state (mf_qemu *qemu, gboolean *is_running, gint64 timeout_usec, GCancellable *cancellable, GError **error)
 {
-  g_autoptr (JsonNode) answer = mf_qmp_call (qemu->qmp, "query-status", NULL, MF_QEMU_COMMAND_USEC, cancellable, error);
+  g_autoptr (JsonNode) answer = mf_qmp_call (qemu->qmp, "query-status", NULL, timeout_usec, cancellable, error);
   JsonObject *object = mf_json_node_object (answer);
   const char *status = mf_json_string (object, "status");
 

@@ -61,6 +61,12 @@ mf_qmp_free (mf_qmp *qmp)
   g_free (qmp);
 }
 
+gboolean
+mf_qmp_is_usable (const mf_qmp *qmp)
+{
+  return qmp->broken == NULL;
+}
+
 const char *
 mf_qmp_version (const mf_qmp *qmp)
 {

@@ -40,6 +40,8 @@ void mf_qmp_free (mf_qmp *qmp);
 void mf_qmp_free_when_answered (mf_qmp *qmp);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (mf_qmp, mf_qmp_free)
 
+/* FALSE once the connection has broken: everything fails from then on, and nothing can be said about QEMU any more. */
+gboolean mf_qmp_is_usable (const mf_qmp *qmp);
 /* As in the greeting: "7.2.22". */
 const char *mf_qmp_version (const mf_qmp *qmp);
 /* Of the process that listens at the socket, as seen from here; 0 when it can't be known. */

@@ -3,7 +3,9 @@
 #include "mf-wait.h"
 
 #include <glib/gstdio.h>
+#include <signal.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -44,11 +46,11 @@ is_listening (const char *path)
 }
 
 static void
-await_qmp (Qemu *qemu)
+await_monitor (Qemu *qemu, const char *path)
 {
   gint64 deadline_usec = mf_deadline_after (START_USEC);
 
-  while (!is_listening (qemu->qmp_path)) {
+  while (!is_listening (path)) {
     if (g_subprocess_get_identifier (qemu->process) == NULL)
       g_error ("QEMU has ended: its output says why");
     g_assert_cmpint (g_get_monotonic_time (), <, deadline_usec);
@@ -58,28 +60,52 @@ await_qmp (Qemu *qemu)
   }
 }
 
+/* A test that fails must not leave its programs behind. */
+static void
+die_with_parent (gpointer user_data)
+{
+  prctl (PR_SET_PDEATHSIG, SIGKILL);
+}
+
+GSubprocess *
+spawn (const char *const *argv)
+{
+  g_autoptr (GSubprocessLauncher) launcher = g_subprocess_launcher_new (G_SUBPROCESS_FLAGS_STDOUT_SILENCE);
+  g_autoptr (GError) error = NULL;
+  GSubprocess *process;
+
+  g_subprocess_launcher_set_child_setup (launcher, die_with_parent, NULL, NULL);
+  process = g_subprocess_launcher_spawnv (launcher, argv, &error);
+  g_assert_no_error (error);
+  return process;
+}
+
 Qemu *
 qemu_start (const char *const *args)
 {
   Qemu *qemu = g_new0 (Qemu, 1);
   g_autoptr (GPtrArray) argv = g_ptr_array_new ();
   g_autofree char *qmp = NULL;
-  g_autoptr (GError) error = NULL;
+  g_autofree char *witness = NULL;
   const char *const always[] = { binary (), "-display", "none", "-nodefaults", "-no-user-config",
                                  "-accel",  "tcg",      "-qmp", NULL };
 
   qemu->folder = g_dir_make_tmp ("memferry-qemu-XXXXXX", NULL);
   qemu->qmp_path = g_build_filename (qemu->folder, "qmp", NULL);
+  qemu->witness_path = g_build_filename (qemu->folder, "witness", NULL);
   qmp = g_strdup_printf ("unix:%s,server=on,wait=off", qemu->qmp_path);
+  witness = g_strdup_printf ("unix:%s,server=on,wait=off", qemu->witness_path);
   for (guint i = 0; always[i] != NULL; i++)
     g_ptr_array_add (argv, (gpointer) always[i]);
   g_ptr_array_add (argv, qmp);
+  g_ptr_array_add (argv, (gpointer) "-qmp");
+  g_ptr_array_add (argv, witness);
   for (; *args != NULL; args++)
     g_ptr_array_add (argv, (gpointer) *args);
   g_ptr_array_add (argv, NULL);
-  qemu->process = g_subprocess_newv ((const char *const *) argv->pdata, G_SUBPROCESS_FLAGS_STDOUT_SILENCE, &error);
-  g_assert_no_error (error);
-  await_qmp (qemu);
+  qemu->process = spawn ((const char *const *) argv->pdata);
+  await_monitor (qemu, qemu->qmp_path);
+  await_monitor (qemu, qemu->witness_path);
   return qemu;
 }
 
@@ -98,6 +124,7 @@ qemu_free (Qemu *qemu)
     g_unlink (path);
   }
   g_rmdir (qemu->folder);
+  g_free (qemu->witness_path);
   g_free (qemu->qmp_path);
   g_free (qemu->folder);
   g_free (qemu);

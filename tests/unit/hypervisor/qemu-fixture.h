@@ -14,10 +14,12 @@ typedef struct {
   GSubprocess *process;
   char *folder; /* for its sockets; removed at the end */
   char *qmp_path;
+  char *witness_path; /* a second monitor of it */
 } Qemu;
 
-/* Starts it and waits until it serves QMP. `args` ended by NULL: added to those that switch everything off. */
+/* Starts a program that ends with the test at the latest. */
+GSubprocess *spawn (const char *const *argv);
+/* Starts QEMU and waits until it serves QMP. `args` ended by NULL: added to those that switch everything off. */
 Qemu *qemu_start (const char *const *args);
-/* The same, started to wait for a migration. */
 void qemu_free (Qemu *qemu);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (Qemu, qemu_free)
