@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+/*
+ * What a migration's two ends need of their host. Thread-safe.
+ */
+#include "migrate/mf-host.h"
+#include "migrate/mf-record.h"
+#include <gio/gio.h>
+
+G_BEGIN_DECLS
+
+typedef struct _mf_source mf_source;
+typedef struct _mf_target mf_target;
+
+GMainContext *mf_host_context (MfHost *host);
+const char *mf_host_state_dir (MfHost *host);
+/* Cancelled when the service is going down. */
+GCancellable *mf_host_stopping (MfHost *host);
+
+MfRegion *mf_host_find_region (MfHost *host, const char *name, GError **error);
+MfUserfault *mf_host_find_attachment (MfHost *host, MfRegion *region, GError **error);
+mf_program *mf_host_new_program (MfHost *host, MfRegion *const *regions, guint n_regions, const char *control,
+                                 GError **error);
+/* Tells the service of a migration that it did not begin. */
+void mf_host_announce (MfHost *host, MfMigration *migration);
+
+/* Makes the record's regions the migration's, and writes it with `phase`. MF_ERROR_BUSY, naming the region and why, unless every one is free: here (or, for a target, away: its
+ * bytes are history). The record stays the caller's and must live until dropped. */
+gboolean mf_host_claim (MfHost *host, mf_record *record, mf_record_phase phase, GError **error);
+/* Writes the record with another phase. */
+gboolean mf_host_record (MfHost *host, mf_record *record, mf_record_phase phase, GError **error);
+/* The regions are here and free again; the record is removed. */
+void mf_host_drop (MfHost *host, mf_record *record);
+/* The record stays (MF_PHASE_AWAY, or the service goes down), the host keeps a copy of it. */
+void mf_host_keep (MfHost *host, mf_record *record);
+
+/* A session's thread has ended: the host may forget it. */
+void mf_host_source_ended (MfHost *host, mf_source *source);
+void mf_host_target_ended (MfHost *host, mf_target *target);
+
+G_END_DECLS

@@ -1,0 +1,608 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The host: who has which region, and the sessions.
+ *
+ * `lock` protects the tables and is held for moments; callbacks are called without it. A session's thread announces its end by an idle source in the main context, which
+ * joins and frees it there: so what the main context looks up stays alive while it looks.
+ */
+#include "migrate/mf-host-private.h"
+
+#include "link/mf-link.h"
+#include "migrate/mf-migration-private.h"
+#include "migrate/mf-peer.h"
+#include "migrate/mf-source.h"
+#include "migrate/mf-target.h"
+#include <string.h>
+
+struct _MfHost {
+  char *state_dir;
+  char *runtime_dir;
+  mf_host_callbacks callbacks;
+  gpointer user_data;
+  GMainContext *context;
+  GCancellable *stopping;
+
+  GMutex lock; /* the fields below */
+  GCond cond;
+  GPtrArray *records; /* of sessions under way, theirs; and of regions that are away, ours */
+  GPtrArray *kept;    /* those that are ours */
+  GPtrArray *sources;
+  GPtrArray *targets;
+  GPtrArray *peers; /* control streams that came in */
+};
+
+GMainContext *
+mf_host_context (MfHost *host)
+{
+  return host->context;
+}
+
+const char *
+mf_host_state_dir (MfHost *host)
+{
+  return host->state_dir;
+}
+
+GCancellable *
+mf_host_stopping (MfHost *host)
+{
+  return host->stopping;
+}
+
+MfRegion *
+mf_host_find_region (MfHost *host, const char *name, GError **error)
+{
+  return host->callbacks.find_region (name, error, host->user_data);
+}
+
+MfUserfault *
+mf_host_find_attachment (MfHost *host, MfRegion *region, GError **error)
+{
+  return host->callbacks.find_attachment (region, error, host->user_data);
+}
+
+mf_program *
+mf_host_new_program (MfHost *host, MfRegion *const *regions, guint n_regions, const char *control, GError **error)
+{
+  return host->callbacks.new_program (regions, n_regions, control, error, host->user_data);
+}
+
+typedef struct {
+  MfHost *host;
+  MfMigration *migration;
+} announcement;
+
+static gboolean
+on_announce (gpointer user_data)
+{
+  announcement *news = user_data;
+
+  if (news->host->callbacks.appeared != NULL)
+    news->host->callbacks.appeared (news->migration, news->host->user_data);
+  g_object_unref (news->migration);
+  g_free (news);
+  return G_SOURCE_REMOVE;
+}
+
+static void
+in_main_context (MfHost *host, GSourceFunc func, gpointer data)
+{
+  g_autoptr (GSource) source = g_idle_source_new ();
+
+  g_source_set_priority (source, G_PRIORITY_DEFAULT);
+  g_source_set_callback (source, func, data, NULL);
+  g_source_attach (source, host->context);
+}
+
+void
+mf_host_announce (MfHost *host, MfMigration *migration)
+{
+  announcement *news = g_new0 (announcement, 1);
+
+  news->host = host;
+  news->migration = g_object_ref (migration);
+  in_main_context (host, on_announce, news);
+}
+
+/* --- records --- */
+
+/* With the lock held. */
+static mf_record *
+record_of (MfHost *host, const char *region)
+{
+  for (guint i = 0; i < host->records->len; i++) {
+    mf_record *record = g_ptr_array_index (host->records, i);
+
+    if (g_strv_contains ((const char *const *) record->regions, region))
+      return record;
+  }
+  return NULL;
+}
+
+static mf_region_role
+role_of (const mf_record *record)
+{
+  switch (record->phase) {
+  case MF_PHASE_INCOMING:
+    return MF_REGION_INCOMING;
+  case MF_PHASE_TAKEN:
+    return MF_REGION_POSTCOPY;
+  case MF_PHASE_LEAVING:
+    return MF_REGION_LEAVING;
+  case MF_PHASE_HANDED:
+    return MF_REGION_SERVING;
+  case MF_PHASE_AWAY:
+    return MF_REGION_AWAY;
+  default:
+    return MF_REGION_HERE;
+  }
+}
+
+static gboolean
+may_claim (mf_record *record, const char *region, mf_record_phase phase, GError **error)
+{
+  if (record == NULL)
+    return TRUE;
+  if (record->phase == MF_PHASE_AWAY && phase == MF_PHASE_INCOMING)
+    return TRUE;
+  if (record->phase == MF_PHASE_AWAY)
+    g_set_error (error, MF_ERROR, MF_ERROR_BUSY, "region %s has moved to %s: move it from there", region, record->peer);
+  else
+    g_set_error (error, MF_ERROR, MF_ERROR_BUSY, "region %s is in a migration already (%s)", region,
+                 mf_region_role_name (role_of (record)));
+  return FALSE;
+}
+
+/* With the lock held: history that a new session replaces. */
+static void
+forget_history (MfHost *host, const char *region)
+{
+  mf_record *old = record_of (host, region);
+
+  if (old == NULL)
+    return;
+  mf_record_remove (old, host->state_dir);
+  g_ptr_array_remove (host->records, old);
+  g_ptr_array_remove (host->kept, old);
+}
+
+gboolean
+mf_host_claim (MfHost *host, mf_record *record, mf_record_phase phase, GError **error)
+{
+  gboolean ok = TRUE;
+
+  g_mutex_lock (&host->lock);
+  for (guint i = 0; ok && record->regions[i] != NULL; i++) {
+    ok = may_claim (record_of (host, record->regions[i]), record->regions[i], phase, error);
+    for (guint k = 0; ok && k < i; k++) {
+      if (g_str_equal (record->regions[i], record->regions[k])) {
+        g_set_error (error, MF_ERROR, MF_ERROR_INVALID, "region %s is named twice", record->regions[i]);
+        ok = FALSE;
+      }
+    }
+  }
+  ok = ok && mf_record_write (record, host->state_dir, phase, error);
+  for (guint i = 0; ok && record->regions[i] != NULL; i++)
+    forget_history (host, record->regions[i]);
+  if (ok)
+    g_ptr_array_add (host->records, record);
+  g_mutex_unlock (&host->lock);
+  return ok;
+}
+
+gboolean
+mf_host_record (MfHost *host, mf_record *record, mf_record_phase phase, GError **error)
+{
+  gboolean ok;
+
+  g_mutex_lock (&host->lock);
+  ok = mf_record_write (record, host->state_dir, phase, error);
+  g_mutex_unlock (&host->lock);
+  return ok;
+}
+
+void
+mf_host_drop (MfHost *host, mf_record *record)
+{
+  g_mutex_lock (&host->lock);
+  mf_record_remove (record, host->state_dir);
+  g_ptr_array_remove (host->records, record);
+  g_mutex_unlock (&host->lock);
+}
+
+/* With the lock held. */
+static void
+keep_copy (MfHost *host, const mf_record *record)
+{
+  mf_record *copy =
+      mf_record_new (record->session, (const char *const *) record->regions, record->peer, record->control);
+
+  copy->phase = record->phase;
+  copy->running = record->running;
+  g_ptr_array_add (host->kept, copy);
+  g_ptr_array_add (host->records, copy);
+}
+
+void
+mf_host_keep (MfHost *host, mf_record *record)
+{
+  g_mutex_lock (&host->lock);
+  if (g_ptr_array_remove (host->records, record))
+    keep_copy (host, record);
+  g_mutex_unlock (&host->lock);
+}
+
+const char *
+mf_region_role_name (mf_region_role role)
+{
+  static const char *const names[] = {
+    [MF_REGION_HERE] = "here",       [MF_REGION_INCOMING] = "incoming", [MF_REGION_POSTCOPY] = "post-copy",
+    [MF_REGION_LEAVING] = "leaving", [MF_REGION_SERVING] = "serving",   [MF_REGION_AWAY] = "away",
+  };
+
+  return names[role];
+}
+
+mf_region_role
+mf_host_region_role (MfHost *host, const char *name)
+{
+  mf_region_role role = MF_REGION_HERE;
+  mf_record *record;
+
+  g_mutex_lock (&host->lock);
+  record = record_of (host, name);
+  if (record != NULL)
+    role = role_of (record);
+  g_mutex_unlock (&host->lock);
+  return role;
+}
+
+gboolean
+mf_host_forget (MfHost *host, const char *name, GError **error)
+{
+  mf_record *record;
+  gboolean ok = TRUE;
+
+  g_mutex_lock (&host->lock);
+  record = record_of (host, name);
+  if (record != NULL && record->phase != MF_PHASE_AWAY) {
+    g_set_error (error, MF_ERROR, MF_ERROR_BUSY, "region %s is in a migration (%s): cancel it first", name,
+                 mf_region_role_name (role_of (record)));
+    ok = FALSE;
+  } else {
+    forget_history (host, name);
+  }
+  g_mutex_unlock (&host->lock);
+  return ok;
+}
+
+/* --- sessions --- */
+
+/* With the lock held. */
+static mf_target *
+target_of (MfHost *host, const uint8_t session[MF_SESSION_BYTES])
+{
+  for (guint i = 0; i < host->targets->len; i++) {
+    mf_target *target = g_ptr_array_index (host->targets, i);
+
+    if (memcmp (mf_target_session (target), session, MF_SESSION_BYTES) == 0)
+      return target;
+  }
+  return NULL;
+}
+
+typedef struct {
+  MfHost *host;
+  gpointer session;
+} ending;
+
+static gboolean
+on_source_ended (gpointer user_data)
+{
+  ending *end = user_data;
+
+  g_mutex_lock (&end->host->lock);
+  g_ptr_array_remove (end->host->sources, end->session);
+  g_cond_broadcast (&end->host->cond);
+  g_mutex_unlock (&end->host->lock);
+  mf_source_join (end->session);
+  g_free (end);
+  return G_SOURCE_REMOVE;
+}
+
+static gboolean
+on_target_ended (gpointer user_data)
+{
+  ending *end = user_data;
+
+  g_mutex_lock (&end->host->lock);
+  g_ptr_array_remove (end->host->targets, end->session);
+  g_cond_broadcast (&end->host->cond);
+  g_mutex_unlock (&end->host->lock);
+  mf_target_join (end->session);
+  g_free (end);
+  return G_SOURCE_REMOVE;
+}
+
+void
+mf_host_source_ended (MfHost *host, mf_source *source)
+{
+  ending *end = g_new0 (ending, 1);
+
+  end->host = host;
+  end->session = source;
+  in_main_context (host, on_source_ended, end);
+}
+
+void
+mf_host_target_ended (MfHost *host, mf_target *target)
+{
+  ending *end = g_new0 (ending, 1);
+
+  end->host = host;
+  end->session = target;
+  in_main_context (host, on_target_ended, end);
+}
+
+static void
+on_stage (mf_peer *peer, const uint8_t session[MF_SESSION_BYTES], const char *stage, GVariant *arguments,
+          GDBusMethodInvocation *invocation, gpointer user_data)
+{
+  MfHost *host = user_data;
+  mf_target *target;
+
+  g_mutex_lock (&host->lock);
+  target = target_of (host, session);
+  if (target == NULL && g_str_equal (stage, "connect") && !g_cancellable_is_cancelled (host->stopping)) {
+    target = mf_target_start (host, session, peer);
+    g_ptr_array_add (host->targets, target);
+  }
+  if (target != NULL)
+    mf_target_ask (target, peer, stage, arguments, invocation);
+  g_mutex_unlock (&host->lock);
+  if (target == NULL)
+    g_dbus_method_invocation_return_error (invocation, MF_ERROR, MF_ERROR_NOT_FOUND, "there is no such session");
+}
+
+static void
+on_abort (mf_peer *peer, const uint8_t session[MF_SESSION_BYTES], const char *reason, GDBusMethodInvocation *invocation,
+          gpointer user_data)
+{
+  MfHost *host = user_data;
+  mf_target *target;
+
+  g_mutex_lock (&host->lock);
+  target = target_of (host, session);
+  if (target != NULL)
+    mf_target_abort (target, reason, invocation);
+  g_mutex_unlock (&host->lock);
+  if (target == NULL)
+    mf_peer_answer_abort (invocation);
+}
+
+static void
+on_lost (mf_peer *peer, gpointer user_data)
+{
+  MfHost *host = user_data;
+
+  g_mutex_lock (&host->lock);
+  for (guint i = 0; i < host->targets->len; i++)
+    mf_target_peer_lost (g_ptr_array_index (host->targets, i), peer);
+  g_ptr_array_remove (host->peers, peer);
+  g_mutex_unlock (&host->lock);
+}
+
+static gboolean
+accept_control (MfHost *host, int fd, const mf_preface *preface, GError **error)
+{
+  static const mf_peer_handlers handlers = { .stage = on_stage, .abort = on_abort, .lost = on_lost };
+  g_autoptr (GError) local_error = NULL;
+  mf_peer *peer;
+
+  if (!mf_link_answer (fd, preface, error))
+    return FALSE;
+  /* From here on the descriptor is not the listener's any more. The lock is not held while a peer may be slow to say who it is. */
+  peer = mf_peer_new_accepted (fd, &handlers, host, &local_error);
+  if (peer == NULL) {
+    g_debug ("a control stream came to nothing: %s", local_error->message);
+    return TRUE;
+  }
+  g_mutex_lock (&host->lock);
+  g_ptr_array_add (host->peers, peer);
+  /* on_lost may have come and found nothing. */
+  if (mf_peer_is_lost (peer))
+    g_ptr_array_remove (host->peers, peer);
+  g_mutex_unlock (&host->lock);
+  return TRUE;
+}
+
+gboolean
+mf_host_accept (int fd, const mf_preface *preface, gpointer user_data, GError **error)
+{
+  MfHost *host = user_data;
+  gboolean ok = FALSE;
+  mf_target *target;
+
+  if (preface->kind == MF_STREAM_CONTROL)
+    return accept_control (host, fd, preface, error);
+  g_mutex_lock (&host->lock);
+  target = target_of (host, preface->session);
+  if (target == NULL)
+    g_set_error (error, MF_ERROR, MF_ERROR_NOT_FOUND, "there is no such session");
+  else
+    ok = mf_link_answer (fd, preface, error) && mf_target_stream (target, fd, preface);
+  g_mutex_unlock (&host->lock);
+  return ok;
+}
+
+/* --- from outside --- */
+
+MfHost *
+mf_host_new (const char *state_dir, const char *runtime_dir, const mf_host_callbacks *callbacks, gpointer user_data)
+{
+  MfHost *host = g_new0 (MfHost, 1);
+
+  host->state_dir = g_strdup (state_dir);
+  host->runtime_dir = g_strdup (runtime_dir);
+  host->callbacks = *callbacks;
+  host->user_data = user_data;
+  host->context = g_main_context_ref_thread_default ();
+  host->stopping = g_cancellable_new ();
+  g_mutex_init (&host->lock);
+  g_cond_init (&host->cond);
+  host->records = g_ptr_array_new ();
+  host->kept = g_ptr_array_new_with_free_func ((GDestroyNotify) mf_record_free);
+  host->sources = g_ptr_array_new ();
+  host->targets = g_ptr_array_new ();
+  host->peers = g_ptr_array_new_with_free_func ((GDestroyNotify) mf_peer_unref);
+  return host;
+}
+
+void
+mf_host_free (MfHost *host)
+{
+  gboolean waiting;
+
+  g_cancellable_cancel (host->stopping);
+  g_mutex_lock (&host->lock);
+  for (guint i = 0; i < host->sources->len; i++)
+    mf_source_stop (g_ptr_array_index (host->sources, i));
+  for (guint i = 0; i < host->targets->len; i++)
+    mf_target_stop (g_ptr_array_index (host->targets, i));
+  g_mutex_unlock (&host->lock);
+  /* Their ends are joined in this context. */
+  do {
+    g_mutex_lock (&host->lock);
+    waiting = host->sources->len + host->targets->len > 0;
+    g_mutex_unlock (&host->lock);
+    if (waiting)
+      g_main_context_iteration (host->context, TRUE);
+  } while (waiting);
+  while (g_main_context_iteration (host->context, FALSE))
+    ;
+
+  g_ptr_array_unref (host->peers);
+  g_ptr_array_unref (host->sources);
+  g_ptr_array_unref (host->targets);
+  g_ptr_array_unref (host->records);
+  g_ptr_array_unref (host->kept);
+  g_object_unref (host->stopping);
+  g_main_context_unref (host->context);
+  g_mutex_clear (&host->lock);
+  g_cond_clear (&host->cond);
+  g_free (host->state_dir);
+  g_free (host->runtime_dir);
+  g_free (host);
+}
+
+MfMigration *
+mf_host_migrate (MfHost *host, const char *const *regions, const char *peer, const char *control,
+                 const char *peer_control, const mf_migrate_options *options, GError **error)
+{
+  g_autoptr (mf_peer_address) address = mf_peer_address_parse (peer, error);
+  mf_migrate_options filled = *options;
+  MfMigration *migration;
+
+  if (address == NULL)
+    return NULL;
+  if (regions[0] == NULL) {
+    g_set_error (error, MF_ERROR, MF_ERROR_INVALID, "no region is named");
+    return NULL;
+  }
+  for (guint i = 0; regions[i] != NULL; i++) {
+    g_autoptr (MfRegion) region = mf_host_find_region (host, regions[i], error);
+
+    if (region == NULL)
+      return NULL;
+  }
+  if (filled.max_downtime_usec == 0)
+    filled.max_downtime_usec = MF_DEFAULT_MAX_DOWNTIME_USEC;
+  if (filled.max_pause_usec == 0)
+    filled.max_pause_usec = MF_DEFAULT_MAX_PAUSE_USEC;
+  if (filled.max_pauses == 0)
+    filled.max_pauses = MF_DEFAULT_MAX_PAUSES;
+
+  migration = mf_migration_new (host->context, regions, peer, filled.mode, TRUE);
+  g_mutex_lock (&host->lock);
+  g_ptr_array_add (host->sources, mf_source_start (host, migration, regions, peer, control, peer_control, &filled));
+  g_mutex_unlock (&host->lock);
+  return migration;
+}
+
+/* What a former service left of one session. Takes `record` over. */
+static gboolean
+recover_session (MfHost *host, mf_record *record, GError **error)
+{
+  gboolean is_source = record->phase == MF_PHASE_LEAVING || record->phase == MF_PHASE_HANDED;
+  g_autoptr (MfMigration) migration = NULL;
+
+  for (guint i = 0; record->regions[i] != NULL && !is_source; i++) {
+    g_autoptr (MfRegion) region = mf_host_find_region (host, record->regions[i], error);
+    gboolean ok;
+
+    /* Before the switchover nothing of it counts; after it, what is not there is missing. */
+    if (region == NULL)
+      ok = FALSE;
+    else if (record->phase == MF_PHASE_TAKEN)
+      ok = mf_target_forget_holes (region, error);
+    else
+      ok = mf_region_reset (region, error);
+    if (ok && record->phase == MF_PHASE_INCOMING)
+      mf_region_set_all_present (region);
+    if (!ok) {
+      mf_record_free (record);
+      return FALSE;
+    }
+  }
+  if (record->phase == MF_PHASE_INCOMING) {
+    mf_record_remove (record, host->state_dir);
+    mf_record_free (record);
+    return TRUE;
+  }
+
+  migration =
+      mf_migration_new (host->context, (const char *const *) record->regions, record->peer, MF_MODE_AUTO, is_source);
+  g_mutex_lock (&host->lock);
+  g_ptr_array_add (host->records, record);
+  if (is_source)
+    g_ptr_array_add (host->sources, mf_source_resume (host, migration, record));
+  else
+    g_ptr_array_add (host->targets, mf_target_resume (host, migration, record));
+  g_mutex_unlock (&host->lock);
+  mf_host_announce (host, migration);
+  return TRUE;
+}
+
+gboolean
+mf_host_recover (MfHost *host, GError **error)
+{
+  g_autoptr (GPtrArray) records = mf_record_load_all (host->state_dir, error);
+
+  if (records == NULL)
+    return FALSE;
+  while (records->len > 0) {
+    g_autoptr (GError) local_error = NULL;
+    mf_record *record = g_ptr_array_steal_index (records, 0);
+    g_autofree char *first = g_strdup (record->regions[0] ? record->regions[0] : "");
+
+    if (record->phase == MF_PHASE_AWAY) {
+      g_mutex_lock (&host->lock);
+      keep_copy (host, record);
+      g_mutex_unlock (&host->lock);
+      mf_record_free (record);
+    } else if (!recover_session (host, record, &local_error)) {
+      g_warning ("the migration of region %s, which a former service began, can't go on: %s", first,
+                 local_error->message);
+    }
+  }
+  return TRUE;
+}
+
+void
+mf_host_attached (MfHost *host, MfUserfault *userfault)
+{
+  g_mutex_lock (&host->lock);
+  for (guint i = 0; i < host->targets->len; i++)
+    mf_target_attached (g_ptr_array_index (host->targets, i), userfault);
+  g_mutex_unlock (&host->lock);
+}

@@ -1,0 +1,309 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The switchover as the source sees it, and what follows.
+ *
+ *   the program stops, its I/O drained ── downtime begins
+ *   last scan; the dirty set goes to the target          Stage "switchover"
+ *   the target invalidates those pages (or pulls them), serves faults, writes its record, answers
+ *   our record: HANDED                                   ── from here on only the target may run the program
+ *   the device state is released
+ *   the program runs there ── downtime ends               Stage "post-copy" until "running"
+ *   the target pulls the rest                            Stage "post-copy" until "complete"
+ *   our record: AWAY                                     Stage "done"
+ *
+ * Until the device state is released the program can't run there, whatever the target has recorded: so an answer that got lost before our
+ * record is a failure like any other. After it, the only way back is the target's word that the program did not and will not run there.
+ */
+#include "migrate/mf-dirty-set.h"
+#include "migrate/mf-source-private.h"
+
+#include <errno.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define REDIAL_MIN_USEC    (50 * 1000)
+#define REDIAL_MAX_USEC    (2 * G_USEC_PER_SEC)
+#define DIAL_TIMEOUT_USEC  (5 * G_USEC_PER_SEC)
+#define STAGE_TIMEOUT_USEC (60 * G_USEC_PER_SEC)
+
+static GVariant *
+pack_region (mf_source_region *region, gboolean settle, GError **error)
+{
+  const mf_bitmap *dirty = mf_dirty_session_bits (region->session);
+  mf_dirty_log *log = mf_region_dirty_log (region->region);
+  mf_run within = { 0, mf_bitmap_size (dirty) };
+  mf_bitmap *fresh;
+  GVariant *packed;
+  mf_run run;
+
+  /* Nothing is read in the session between settling and the last scan, so its bits only grow; what is in `settled` the target knows. */
+  fresh = mf_bitmap_new (mf_bitmap_size (dirty));
+  if (fresh == NULL) {
+    mf_error_from_errno (error, ENOMEM, "packing a dirty set");
+    return NULL;
+  }
+  mf_bitmap_or (fresh, dirty);
+  while (region->settled != NULL && within.count > 0 && mf_bitmap_next_run (region->settled, within, true, &run)) {
+    mf_bitmap_clear_run (fresh, run);
+    within.count -= run.first + run.count - within.first;
+    within.first = run.first + run.count;
+  }
+  packed = mf_dirty_set_pack (fresh, log, error);
+  if (settle)
+    region->settled = fresh;
+  else
+    mf_bitmap_free (fresh);
+  return packed;
+}
+
+GVariant *
+mf_source_pack_sets (mf_source *source, gboolean settle, GError **error)
+{
+  GVariantBuilder builder;
+
+  g_variant_builder_init (&builder, G_VARIANT_TYPE ("aa(yay)"));
+  for (guint i = 0; i < source->regions->len; i++) {
+    GVariant *packed = pack_region (mf_source_region_at (source, i), settle, error);
+
+    if (packed == NULL) {
+      g_variant_builder_clear (&builder);
+      return NULL;
+    }
+    g_variant_builder_add_value (&builder, packed);
+  }
+  return g_variant_builder_end (&builder);
+}
+
+static GVariant *
+stage_with_sets (mf_source *source, const char *stage, gboolean settle, GError **error)
+{
+  GVariant *sets = mf_source_pack_sets (source, settle, error);
+  GVariantDict dict;
+
+  if (sets == NULL)
+    return NULL;
+  g_variant_dict_init (&dict, NULL);
+  g_variant_dict_insert_value (&dict, settle ? "settle" : "sets", sets);
+  if (!settle)
+    g_variant_dict_insert (&dict, "complete", "b", source->decision == MF_DECIDE_GO);
+  return mf_peer_stage (source->peer, source->record->session, stage, g_variant_dict_end (&dict), STAGE_TIMEOUT_USEC,
+                        mf_migration_cancellable (source->migration), error);
+}
+
+/* While the program still runs: what is dirty now will be missing on the target after the switchover, so it is told already, and has less to
+ * invalidate while the program stands. */
+static gboolean
+settle (mf_source *source, GError **error)
+{
+  g_autoptr (GVariant) answer = NULL;
+
+  if (source->live_scans && !mf_source_scan (source, FALSE, error))
+    return FALSE;
+  answer = stage_with_sets (source, "pre-copy", TRUE, error);
+  return answer != NULL;
+}
+
+static gboolean
+start_relay (mf_source *source, int *program_end, GError **error)
+{
+  int ends[2], stream = source->state_fd;
+
+  if (socketpair (AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0)
+    return mf_error_from_errno (error, errno, "making a socket for the device state");
+  source->state_fd = -1;
+  source->relay = mf_state_relay_new (ends[0], stream, MF_STATE_RELAY_FORWARD, error);
+  if (source->relay == NULL) {
+    close (ends[1]);
+    return FALSE;
+  }
+  *program_end = ends[1];
+  return TRUE;
+}
+
+/* The target took over: it is written down here, and from then on there is no way back but its own word. */
+static gboolean
+hand_over (mf_source *source, GError **error)
+{
+  if (!mf_migration_commit (source->migration)) {
+    g_set_error (error, MF_ERROR, MF_ERROR_CANCELLED, "cancelled");
+    return FALSE;
+  }
+  return mf_host_record (source->host, source->record, MF_PHASE_HANDED, error);
+}
+
+/* The program did not start there. If the target says that it won't, it is ours again. */
+static gboolean
+take_back (mf_source *source, const GError *why)
+{
+  g_autoptr (GError) error = NULL;
+
+  if (!mf_peer_abort (source->peer, source->record->session, why->message, &error)) {
+    g_warning ("%s: the program may not go on here, since the target did not say that it won't run there: %s",
+               mf_migration_get_regions (source->migration)[0], error->message);
+    return FALSE;
+  }
+  if (!mf_host_record (source->host, source->record, MF_PHASE_LEAVING, &error)) {
+    g_warning ("%s: the program may not go on here: %s", mf_migration_get_regions (source->migration)[0],
+               error->message);
+    return FALSE;
+  }
+  return TRUE;
+}
+
+static gboolean
+await_running (mf_source *source, GError **error)
+{
+  g_autoptr (GVariant) answer = NULL;
+  GVariantDict dict;
+
+  g_variant_dict_init (&dict, NULL);
+  g_variant_dict_insert (&dict, "until", "s", "running");
+  answer = mf_peer_stage (source->peer, source->record->session, "post-copy", g_variant_dict_end (&dict), -1,
+                          mf_host_stopping (source->host), error);
+  if (answer == NULL)
+    return FALSE;
+  if (source->stopped_usec != 0)
+    mf_migration_set_downtime (source->migration, (guint64) (g_get_monotonic_time () - source->stopped_usec));
+  return TRUE;
+}
+
+gboolean
+mf_source_switchover (mf_source *source, GError **error)
+{
+  GCancellable *cancellable = mf_migration_cancellable (source->migration);
+  g_autoptr (GVariant) answer = NULL;
+  g_autoptr (GError) local_error = NULL;
+  int program_end = -1;
+
+  if (source->decision == MF_DECIDE_POSTCOPY && !settle (source, error))
+    return FALSE;
+  if (!start_relay (source, &program_end, error))
+    return FALSE;
+  if (!source->program->ops->stop_and_send (source->program, program_end, &source->stopped_usec, cancellable, error))
+    return FALSE;
+  /* It stands with its I/O drained: the scan is exact whatever its disks are. */
+  if (!source->live_scans) {
+    for (guint i = 0; i < source->regions->len; i++)
+      mf_dirty_session_set_live_scans (mf_source_region_at (source, i)->session, FALSE);
+  }
+  if (!mf_source_scan (source, FALSE, error))
+    return FALSE;
+  answer = stage_with_sets (source, "switchover", FALSE, error);
+  if (answer == NULL || !hand_over (source, error))
+    return FALSE;
+
+  if (source->program->ops->release (source->program, mf_host_stopping (source->host), &local_error) &&
+      await_running (source, &local_error))
+    return TRUE;
+  if (g_error_matches (local_error, MF_ERROR, MF_ERROR_CONNECTION) ||
+      g_cancellable_is_cancelled (mf_host_stopping (source->host)))
+    return TRUE; /* not known: the next stage asks again when the link is back */
+  take_back (source, local_error);
+  g_propagate_error (error, g_steal_pointer (&local_error));
+  return FALSE;
+}
+
+void
+mf_source_unswitch (mf_source *source)
+{
+  g_clear_pointer (&source->relay, mf_state_relay_free);
+}
+
+/* After the switchover the link may come and go. Tries until the peer is there again, or the service ends. */
+static gboolean
+reconnect (mf_source *source, GError **error)
+{
+  GCancellable *stopping = mf_host_stopping (source->host);
+  gint64 pause_usec = REDIAL_MIN_USEC;
+
+  mf_migration_set_state (source->migration, MF_MIGRATION_PAUSED);
+  g_clear_pointer (&source->peer, mf_peer_unref);
+  for (;;) {
+    g_autoptr (GError) local_error = NULL;
+    g_autoptr (GVariant) answer = NULL;
+
+    source->peer = mf_peer_dial (mf_migration_get_peer (source->migration), DIAL_TIMEOUT_USEC, stopping, &local_error);
+    if (source->peer != NULL) {
+      answer = mf_peer_stage (source->peer, source->record->session, "resume", NULL, STAGE_TIMEOUT_USEC, stopping,
+                              &local_error);
+      if (answer != NULL && mf_source_open_streams (source, FALSE, &local_error))
+        break;
+    }
+    g_clear_pointer (&source->peer, mf_peer_unref);
+    if (g_error_matches (local_error, MF_ERROR, MF_ERROR_NOT_FOUND)) {
+      g_propagate_prefixed_error (error, g_steal_pointer (&local_error),
+                                  "the program was handed over, and the other host doesn't know it any more: ");
+      return FALSE;
+    }
+    g_debug ("the peer is not back: %s", local_error->message);
+    if (!mf_source_wait (stopping, pause_usec, error))
+      return FALSE;
+    pause_usec = MIN (2 * pause_usec, REDIAL_MAX_USEC);
+  }
+  mf_migration_set_state (source->migration, MF_MIGRATION_RUNNING);
+  return TRUE;
+}
+
+static gboolean
+await_complete (mf_source *source, GError **error)
+{
+  g_autoptr (GVariant) answer = NULL;
+  guint32 p50_usec = 0, p99_usec = 0;
+  guint64 faults = 0;
+  GVariantDict dict;
+
+  g_variant_dict_init (&dict, NULL);
+  g_variant_dict_insert (&dict, "until", "s", "complete");
+  answer = mf_peer_stage (source->peer, source->record->session, "post-copy", g_variant_dict_end (&dict), -1,
+                          mf_host_stopping (source->host), error);
+  if (answer == NULL)
+    return FALSE;
+  g_variant_lookup (answer, "faults", "t", &faults);
+  g_variant_lookup (answer, "fault-p50", "u", &p50_usec);
+  g_variant_lookup (answer, "fault-p99", "u", &p99_usec);
+  mf_migration_set_faults (source->migration, faults, p50_usec, p99_usec);
+  return TRUE;
+}
+
+gboolean
+mf_source_postcopy (mf_source *source, GError **error)
+{
+  for (;;) {
+    g_autoptr (GError) local_error = NULL;
+
+    if (source->peer != NULL && !mf_peer_is_lost (source->peer) && await_complete (source, &local_error))
+      return TRUE;
+    if (g_cancellable_is_cancelled (mf_host_stopping (source->host))) {
+      g_set_error (error, MF_ERROR, MF_ERROR_CANCELLED,
+                   "the service ends; the next one goes on serving what the other host still needs");
+      return FALSE;
+    }
+    if (local_error != NULL && !g_error_matches (local_error, MF_ERROR, MF_ERROR_CONNECTION)) {
+      g_propagate_error (error, g_steal_pointer (&local_error));
+      return FALSE;
+    }
+    if (!reconnect (source, error))
+      return FALSE;
+  }
+}
+
+gboolean
+mf_source_done (mf_source *source, GError **error)
+{
+  g_autoptr (GError) local_error = NULL;
+  g_autoptr (GVariant) answer = NULL;
+
+  if (!mf_host_record (source->host, source->record, MF_PHASE_AWAY, error))
+    return FALSE;
+  if (!source->resumed &&
+      !source->program->ops->await_sent (source->program, mf_host_stopping (source->host), &local_error)) {
+    g_debug ("the program's own end: %s", local_error->message);
+    g_clear_error (&local_error);
+  }
+  /* The target has everything; if it doesn't hear this, it ends the session by itself. */
+  answer = mf_peer_stage (source->peer, source->record->session, "done", NULL, STAGE_TIMEOUT_USEC,
+                          mf_host_stopping (source->host), &local_error);
+  if (answer == NULL)
+    g_debug ("the peer did not hear that it is done: %s", local_error->message);
+  return TRUE;
+}

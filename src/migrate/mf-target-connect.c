@@ -1,0 +1,173 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The target's first stage: is what the source wants to send here possible at all? Nothing is changed before everything has been checked.
+ */
+#include "migrate/mf-stage.h"
+#include "migrate/mf-target-private.h"
+
+#define MAX_REGIONS 64
+#define MAX_LANES   64
+
+/* Lines of "key=value": the first that differs is named. */
+static gboolean
+compare_signatures (const char *theirs, const char *ours, GError **error)
+{
+  g_auto (GStrv) their_lines = g_strsplit (theirs, "\n", -1);
+  g_auto (GStrv) our_lines = g_strsplit (ours, "\n", -1);
+
+  for (guint i = 0; their_lines[i] != NULL; i++) {
+    if (*their_lines[i] != '\0' && !g_strv_contains ((const char *const *) our_lines, their_lines[i])) {
+      g_set_error (error, MF_ERROR, MF_ERROR_PROGRAM,
+                   "the program that waits here differs from the source's: there it has %s", their_lines[i]);
+      return FALSE;
+    }
+  }
+  for (guint i = 0; our_lines[i] != NULL; i++) {
+    if (*our_lines[i] != '\0' && !g_strv_contains ((const char *const *) their_lines, our_lines[i])) {
+      g_set_error (error, MF_ERROR, MF_ERROR_PROGRAM,
+                   "the program that waits here differs from the source's: here it has %s", our_lines[i]);
+      return FALSE;
+    }
+  }
+  return TRUE;
+}
+
+static gboolean
+find_region (mf_target *target, const char *name, guint64 size, guint32 page_bytes, GError **error)
+{
+  mf_target_region region = { .name = g_strdup (name) };
+
+  region.region = mf_host_find_region (target->host, name, error);
+  g_array_append_val (target->regions, region);
+  if (region.region == NULL) {
+    g_prefix_error (error, "on the target: ");
+    return FALSE;
+  }
+  if (mf_region_get_size (region.region) != size) {
+    g_set_error (error, MF_ERROR, MF_ERROR_INVALID,
+                 "region %s has %" G_GUINT64_FORMAT " bytes on the source and %" G_GUINT64_FORMAT
+                 " on the target; they must be equal",
+                 name, size, mf_region_get_size (region.region));
+    return FALSE;
+  }
+  if (mf_region_page_bytes (region.region) != page_bytes) {
+    g_set_error (error, MF_ERROR, MF_ERROR_INVALID,
+                 "region %s has pages of %u bytes on the source and of %u on the target", name, page_bytes,
+                 mf_region_page_bytes (region.region));
+    return FALSE;
+  }
+  target->total_bytes += size;
+  return TRUE;
+}
+
+static gboolean
+read_arguments (mf_target *target, GVariant *arguments, GPtrArray *names, GError **error)
+{
+  g_autoptr (GVariant) regions = g_variant_lookup_value (arguments, "regions", G_VARIANT_TYPE ("a(stu)"));
+  guint32 mode = MF_MODE_AUTO, page_bytes;
+  GVariantIter iter;
+  const char *name;
+  guint64 size;
+
+  if (regions == NULL || g_variant_n_children (regions) == 0 || g_variant_n_children (regions) > MAX_REGIONS) {
+    g_set_error (error, MF_ERROR, MF_ERROR_PROTOCOL, "the source named no region, or more than %d", MAX_REGIONS);
+    return FALSE;
+  }
+  g_variant_lookup (arguments, "mode", "u", &mode);
+  g_variant_lookup (arguments, "bandwidth", "t", &target->bandwidth);
+  g_variant_lookup (arguments, "lanes", "u", &target->n_lanes);
+  if (mode > MF_MODE_POSTCOPY || target->n_lanes < 3 || target->n_lanes > MAX_LANES) {
+    g_set_error (error, MF_ERROR, MF_ERROR_PROTOCOL, "the source asks for mode %u with %u connections a region", mode,
+                 target->n_lanes);
+    return FALSE;
+  }
+  target->mode = (mf_mode) mode;
+  g_variant_iter_init (&iter, regions);
+  while (g_variant_iter_next (&iter, "(&stu)", &name, &size, &page_bytes)) {
+    if (!find_region (target, name, size, page_bytes, error))
+      return FALSE;
+    g_ptr_array_add (names, g_strdup (name));
+  }
+  g_ptr_array_add (names, NULL);
+  return TRUE;
+}
+
+static gboolean
+check_program (mf_target *target, GVariant *arguments, GError **error)
+{
+  g_autoptr (GPtrArray) objects = g_ptr_array_new ();
+  g_autofree char *control = NULL;
+  const char *signature = "";
+
+  g_variant_lookup (arguments, "control", "s", &control);
+  g_variant_lookup (arguments, "signature", "&s", &signature);
+  for (guint i = 0; i < target->regions->len; i++) {
+    mf_target_region *region = mf_target_region_at (target, i);
+
+    g_ptr_array_add (objects, region->region);
+    region->userfault = mf_host_find_attachment (target->host, region->region, error);
+    if (region->userfault == NULL) {
+      g_prefix_error (error, "on the target: ");
+      return FALSE;
+    }
+  }
+  target->program =
+      mf_host_new_program (target->host, (MfRegion *const *) objects->pdata, objects->len, control, error);
+  if (target->program == NULL ||
+      !target->program->ops->check (target->program, FALSE, &target->info, target->interrupt, error)) {
+    g_prefix_error (error, "on the target: ");
+    return FALSE;
+  }
+  g_free (target->record->control);
+  target->record->control = g_steal_pointer (&control);
+  return compare_signatures (signature, target->info.signature ? target->info.signature : "", error);
+}
+
+gboolean
+mf_target_connect (mf_target *target, GVariant *arguments, GVariantDict *results, GError **error)
+{
+  g_autoptr (GPtrArray) names = g_ptr_array_new_with_free_func (g_free);
+
+  if (!read_arguments (target, arguments, names, error))
+    return FALSE;
+  g_strfreev (target->record->regions);
+  target->record->regions = g_strdupv ((char **) names->pdata);
+  if (!check_program (target, arguments, error))
+    return FALSE;
+  if (!mf_host_claim (target->host, target->record, MF_PHASE_INCOMING, error)) {
+    g_prefix_error (error, "on the target: ");
+    return FALSE;
+  }
+  target->migration = mf_migration_new (mf_host_context (target->host), (const char *const *) target->record->regions,
+                                        target->record->peer, target->mode, FALSE);
+  mf_host_announce (target->host, target->migration);
+  for (guint i = 0; i < target->regions->len; i++) {
+    mf_target_region *region = mf_target_region_at (target, i);
+
+    if (!mf_region_reset (region->region, error))
+      return FALSE;
+    if (!mf_store_reserve (mf_region_store (region->region), error)) {
+      g_prefix_error (error, "on the target: region %s: ", region->name);
+      return FALSE;
+    }
+  }
+  return TRUE;
+}
+
+void
+mf_target_disconnect (mf_target *target)
+{
+  for (guint i = 0; i < target->regions->len; i++) {
+    mf_target_region *region = mf_target_region_at (target, i);
+
+    if (region->region == NULL || target->record->phase == 0)
+      continue;
+    g_autoptr (GError) error = NULL;
+
+    /* As it was: empty, and nothing is missing. */
+    if (!mf_region_reset (region->region, &error))
+      g_warning ("region %s: %s", region->name, error->message);
+    mf_region_set_all_present (region->region);
+    mf_store_release (mf_region_store (region->region));
+  }
+}

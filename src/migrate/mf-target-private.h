@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+#include "migrate/mf-dirty-set.h"
+#include "migrate/mf-migration-private.h"
+#include "migrate/mf-state-relay.h"
+#include "migrate/mf-target.h"
+#include "region/mf-puller.h"
+
+G_BEGIN_DECLS
+
+typedef struct {
+  char *name;
+  MfRegion *region;
+  MfUserfault *userfault;
+  mf_puller *puller;
+  mf_lane *status; /* for block status, before the switchover */
+  /* What is to be pulled after the switchover, by heat; NULL before it is settled. */
+  mf_bitmap *plan[MF_HEAT_CLASSES];
+} mf_target_region;
+
+typedef struct {
+  int fd;
+  mf_preface preface;
+} mf_stream_in;
+
+/* What the peer asked for: a stage, or (stage NULL) to abort. */
+typedef struct {
+  char *stage;
+  char *reason;
+  GVariant *arguments;
+  GDBusMethodInvocation *invocation;
+} mf_target_request;
+
+struct _mf_target {
+  MfHost *host;
+  MfMigration *migration; /* NULL until "connect" has told what it is about */
+  GThread *thread;
+
+  GMutex lock; /* the fields below */
+  GCond cond;
+  mf_peer *peer;          /* NULL: lost */
+  GQueue requests;        /* mf_target_request */
+  GArray *streams;        /* mf_stream_in, not taken yet */
+  GPtrArray *attachments; /* MfUserfault that came since the thread last looked */
+  GSList *waiters;        /* requests for "post-copy" that wait for what they name */
+  GCancellable
+      *interrupt; /* ends what the thread waits for: before the switchover for good, after it to make it look round */
+  gboolean stopping;
+  gboolean lane_lost;
+  gboolean taken;        /* the record says so; written by the thread */
+  gboolean news_running; /* from await_thread: the program runs */
+  GError *news_failure;  /* from await_thread: it did not and will not run here */
+
+  /* Only the thread; the sampler looks at the regions' pullers. */
+  mf_record *record;
+  GArray *regions; /* mf_target_region */
+  guint n_lanes;   /* data streams a region that the source dials, with the one for faults */
+  mf_program *program;
+  mf_program_info info;
+  mf_state_relay *relay;
+  GThread *await_thread;
+  gboolean running;  /* the program has been seen running here */
+  gboolean complete; /* no page is missing */
+  GError *failure;   /* taken, but the program did not and will not run here */
+  mf_mode mode;
+  guint64 bandwidth;
+  guint64 total_bytes;
+  guint64 bytes_before; /* carried by pullers that are gone */
+  int stage;            /* the row of the last request that was done; -1 */
+};
+
+mf_target_region *mf_target_region_at (mf_target *target, guint index);
+void mf_target_request_free (mf_target_request *request);
+
+/* --- mf-target-pull.c --- */
+/* Takes the data streams that came in and makes lanes of them: pullers, the fault lane, and before the switchover the one for block status.
+ * Waits for those that are still on their way. */
+gboolean mf_target_make_lanes (mf_target *target, GError **error);
+void mf_target_drop_lanes (mf_target *target);
+/* The progress; looks at the pullers, so it is unset while lanes are dropped or made. */
+void mf_target_sample (mf_migration_status *status, gpointer target);
+/* A bitmap a heat class, and one for all of them together. */
+gboolean mf_target_new_plan (MfRegion *region, mf_bitmap *plan[MF_HEAT_CLASSES], mf_bitmap **all, GError **error);
+void mf_target_free_plan (mf_bitmap *plan[MF_HEAT_CLASSES]);
+/* Queues every page that isn't PRESENT, the planned order first. */
+void mf_target_queue_missing (mf_target *target);
+/* Takes in what the source says will be missing: sets of all regions, aa(yay). */
+gboolean mf_target_learn_sets (mf_target *target, GVariant *sets, gboolean invalidate, GError **error);
+
+/* --- mf-target-run.c --- */
+/* After the switchover: sees the program run, pulls the rest, survives the loss of the link, and ends when the source has let go, or has taken
+ * the program back: then the invocation to be answered when everything is undone is returned. */
+GDBusMethodInvocation *mf_target_go_on (mf_target *target);
+
+G_END_DECLS
