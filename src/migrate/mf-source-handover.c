@@ -182,10 +182,6 @@ mf_source_switchover (mf_source *source, GError **error)
   if (!source->program->ops->stop_and_send (source->program, program_end, &source->stopped_usec, cancellable, error))
     return FALSE;
   /* It stands with its I/O drained: the scan is exact whatever its disks are. */
-  if (!source->live_scans) {
-    for (guint i = 0; i < source->regions->len; i++)
-      mf_dirty_session_set_live_scans (mf_source_region_at (source, i)->session, FALSE);
-  }
   if (!mf_source_scan (source, FALSE, error))
     return FALSE;
   answer = stage_with_sets (source, "switchover", FALSE, error);

@@ -85,6 +85,13 @@ mf_source_dirty_bytes (mf_source *source)
   return bytes;
 }
 
+static void
+set_live_scans (mf_source *source, gboolean on)
+{
+  for (guint i = 0; i < source->regions->len; i++)
+    mf_dirty_session_set_live_scans (mf_source_region_at (source, i)->session, on);
+}
+
 static gboolean
 pull_round (mf_source *source, mf_round *round, GError **error)
 {
@@ -110,12 +117,9 @@ settle_scans (mf_source *source, GError **error)
 {
   if (!mf_source_scan (source, TRUE, error))
     return FALSE;
-  for (guint i = 0; i < source->regions->len; i++) {
-    mf_source_region *region = mf_source_region_at (source, i);
-
-    mf_dirty_session_set_live_scans (region->session, FALSE);
-    mf_dirty_session_repeat_union (region->session);
-  }
+  set_live_scans (source, FALSE);
+  for (guint i = 0; i < source->regions->len; i++)
+    mf_dirty_session_repeat_union (mf_source_region_at (source, i)->session);
   return TRUE;
 }
 
@@ -145,6 +149,8 @@ rounds (mf_source *source, GError **error)
     mf_switchover_learn (&source->model, &round);
     mf_migration_set_prediction (source->migration, mf_switchover_downtime_usec (&source->model, round.dirty_bytes),
                                  source->model.dirty_rate);
+    /* From the second round on the scan above is what the target's block status shows: one scan a round, not two. */
+    set_live_scans (source, FALSE);
     source->decision = mf_switchover_decide (&source->model, round.dirty_bytes);
     g_debug ("round %u: sent %" G_GUINT64_FORMAT " in %" G_GUINT64_FORMAT " us, dirty %" G_GUINT64_FORMAT
              ", decision %d",
