@@ -99,6 +99,33 @@ mf_switchover_dirty_after_round (const mf_switchover *model, uint64_t dirty_byte
   return after < model->region_bytes ? after : model->region_bytes;
 }
 
+uint64_t
+mf_switchover_streamed_bytes (const mf_switchover *model)
+{
+  uint64_t written = scale (model->dirty_rate, MF_SWITCHOVER_STREAM_LAG_USEC, USEC_PER_SEC);
+
+  if (model->dirty_rate >= model->link_rate)
+    return UINT64_MAX;
+  return scale (written, model->link_rate, model->link_rate - model->dirty_rate);
+}
+
+uint64_t
+mf_switchover_stream_usec (const mf_switchover *model, uint64_t dirty_bytes)
+{
+  if (model->dirty_rate >= model->link_rate)
+    return UINT64_MAX;
+  return scale (dirty_bytes, USEC_PER_SEC, model->link_rate - model->dirty_rate);
+}
+
+static bool
+stream_pays (const mf_switchover *model, uint64_t dirty_bytes)
+{
+  uint64_t steady_bytes = mf_switchover_streamed_bytes (model);
+
+  return steady_bytes != UINT64_MAX && mf_switchover_downtime_usec (model, steady_bytes) <= model->budget_usec &&
+         mf_switchover_stream_usec (model, dirty_bytes) <= MF_SWITCHOVER_STREAM_MAX_USEC;
+}
+
 /* Whether another round is worth its bytes to AUTO. */
 static bool
 round_pays (const mf_switchover *model, uint64_t dirty_bytes)
@@ -128,6 +155,8 @@ mf_switchover_decide (const mf_switchover *model, uint64_t dirty_bytes)
   if (model->rounds == 0)
     return MF_DECIDE_ROUND;
 
+  if (stream_pays (model, dirty_bytes))
+    return MF_DECIDE_STREAM;
   if (model->mode == MF_MODE_PRECOPY)
     return model->stalled >= MF_SWITCHOVER_STALLED_MAX || model->rounds >= MF_SWITCHOVER_ROUNDS_MAX ? MF_DECIDE_GIVE_UP
                                                                                                     : MF_DECIDE_ROUND;

@@ -12,6 +12,8 @@
  * the dirty set is expected to shrink to MF_SWITCHOVER_SHRINK_PERCENT of itself, did so in the round before, and
  * everything sent after the first round stays within MF_SWITCHOVER_RESENT_PERCENT of that one. When it doesn't pay,
  * post-copy: it sends each page that is left just once, and costs the program faults instead of a standstill.
+ * PRECOPY and AUTO stream when that would fit and is near: scans and copies then go on side by side without the barrier of a
+ * round, so that what is dirty at any moment is what was written during one scan's lag L and while that is copied, and so on: D * L / (1 - D / R).
  * PRECOPY takes rounds until it fits, and gives up after MF_SWITCHOVER_STALLED_MAX rounds in a row without progress,
  * or MF_SWITCHOVER_ROUNDS_MAX. POSTCOPY switches over at once.
  *
@@ -40,6 +42,11 @@
 /* A round that moved less than that says more of delays than of the link's rate. */
 #define MF_SWITCHOVER_SAMPLE_MIN_BYTES (UINT64_C (1) << 20)
 
+/* How long after a write the page is on its way when streaming: a scan every 2 ms, its answer, the queue (measured 2 to 5 ms). */
+#define MF_SWITCHOVER_STREAM_LAG_USEC 4000
+/* Streaming pays only where the dirty set shrinks to its steady size in this time. */
+#define MF_SWITCHOVER_STREAM_MAX_USEC (500 * 1000)
+
 typedef enum {
   MF_MODE_AUTO,
   MF_MODE_PRECOPY,
@@ -48,6 +55,7 @@ typedef enum {
 
 typedef enum {
   MF_DECIDE_ROUND,    /* another pre-copy round pays */
+  MF_DECIDE_STREAM,   /* copy without rounds until the predicted downtime fits, then go */
   MF_DECIDE_GO,       /* the predicted downtime fits the budget: copy the rest while stopped */
   MF_DECIDE_POSTCOPY, /* another round would not pay: switch over now, the rest follows */
   MF_DECIDE_GIVE_UP,  /* only pre-copy is allowed and the budget can't be met */
@@ -82,6 +90,10 @@ void mf_switchover_learn (mf_switchover *model, const mf_round *round);
 /* The downtime of going now and copying `dirty_bytes` while the program stands, in microseconds; UINT64_MAX when
  * there is something to copy and no rate is known. */
 uint64_t mf_switchover_downtime_usec (const mf_switchover *model, uint64_t dirty_bytes);
+/* What stays dirty while streaming; UINT64_MAX when the program writes as fast as the link carries, or no rate is known. */
+uint64_t mf_switchover_streamed_bytes (const mf_switchover *model);
+/* How long it takes streaming to get there; UINT64_MAX: never. */
+uint64_t mf_switchover_stream_usec (const mf_switchover *model, uint64_t dirty_bytes);
 /* What will be dirty after a round that copies `dirty_bytes`; region_bytes when no rate is known. */
 uint64_t mf_switchover_dirty_after_round (const mf_switchover *model, uint64_t dirty_bytes);
 /* `dirty_bytes`: what is dirty now. Before the first round is learnt, that everything is. */

@@ -279,6 +279,14 @@ mf_peer_stage (mf_peer *peer, const uint8_t session[MF_SESSION_BYTES], const cha
   return g_variant_get_child_value (answer, 0);
 }
 
+void
+mf_peer_begin_stage (mf_peer *peer, const uint8_t session[MF_SESSION_BYTES], const char *stage, GVariant *arguments)
+{
+  g_dbus_connection_call (peer->connection, NULL, OBJECT_PATH, "org.memferry.Peer1", "Stage",
+                          g_variant_new ("(@ays@a{sv})", session_variant (session), stage, arguments), NULL,
+                          G_DBUS_CALL_FLAGS_NONE, G_MAXINT, NULL, NULL, NULL);
+}
+
 gboolean
 mf_peer_abort (mf_peer *peer, const uint8_t session[MF_SESSION_BYTES], const char *reason, GError **error)
 {

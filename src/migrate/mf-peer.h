@@ -43,6 +43,9 @@ const char *mf_peer_host (mf_peer *peer);
  * left it, MF_ERROR_CONNECTION when it is lost. */
 GVariant *mf_peer_stage (mf_peer *peer, const uint8_t session[MF_SESSION_BYTES], const char *stage, GVariant *arguments,
                          gint64 timeout_usec, GCancellable *cancellable, GError **error);
+/* The same without waiting: whatever is asked for afterwards is done after it, and what it came to shows there. */
+void mf_peer_begin_stage (mf_peer *peer, const uint8_t session[MF_SESSION_BYTES], const char *stage,
+                          GVariant *arguments);
 gboolean mf_peer_abort (mf_peer *peer, const uint8_t session[MF_SESSION_BYTES], const char *reason, GError **error);
 
 /* One more stream to where this peer was dialled. */

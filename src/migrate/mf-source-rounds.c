@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Pre-copy, as the source sees it. The target pulls what is dirty, round by round; here the writes are counted and it is decided when to stop.
+ * Pre-copy, as the source sees it. The target pulls what is dirty, round by round; here the writes are counted and it is decided when to stop. The end of it
+ * streams: without the barrier of a round what is dirty is what was written in the last milliseconds, and the target goes on pulling while
+ * the program is being stopped.
  *
  * With O_DIRECT disks (info.drains_for_scans) a scan of a running program may lose a read in flight across it: the page is reported by the scan it crosses, its
  * data comes later. The way that is exact with few pauses: the first scan while the program stands (begin_tracking); live scans in the rounds, whose
@@ -16,6 +18,9 @@
 /* Post-copy alone: how often and how long to look what is hot before switching over, so that it is pulled first. */
 #define LEARN_SCANS       4
 #define LEARN_PERIOD_USEC (25 * 1000)
+/* Streaming: how often to look how much is dirty, and how much longer than the model says it may take. */
+#define STREAM_LOOK_USEC     2000
+#define STREAM_PATIENCE_USEC (250 * 1000)
 
 gboolean
 mf_source_wait (GCancellable *cancellable, gint64 usec, GError **error)
@@ -111,6 +116,44 @@ pull_round (mf_source *source, mf_round *round, GError **error)
   return TRUE;
 }
 
+/* The target pulls what is dirty, scan by scan, until something else is asked of it. */
+static void
+begin_stream (mf_source *source)
+{
+  GVariantDict dict;
+
+  set_live_scans (source, TRUE);
+  g_variant_dict_init (&dict, NULL);
+  g_variant_dict_insert (&dict, "stream", "b", TRUE);
+  mf_peer_begin_stage (source->peer, source->record->session, "pre-copy", g_variant_dict_end (&dict));
+}
+
+/* Streams until the predicted downtime fits, and goes on streaming. What decides is the mean of a few looks: between a scan and the
+ * reads that follow it a single one may be high or low. FALSE: it does not get there. */
+static gboolean
+stream_until_small (mf_source *source, guint64 dirty_bytes, gboolean *small, GError **error)
+{
+  guint64 patience_usec = 2 * mf_switchover_stream_usec (&source->model, dirty_bytes) + STREAM_PATIENCE_USEC;
+  gint64 deadline = g_get_monotonic_time () + (gint64) patience_usec;
+  guint64 mean_bytes = dirty_bytes;
+
+  begin_stream (source);
+  do {
+    if (mf_peer_is_lost (source->peer)) {
+      g_set_error (error, MF_ERROR, MF_ERROR_CONNECTION, "the link to the peer's service is lost");
+      return FALSE;
+    }
+    if (!mf_source_wait (mf_migration_cancellable (source->migration), STREAM_LOOK_USEC, error))
+      return FALSE;
+    mean_bytes = (3 * mean_bytes + mf_source_dirty_bytes (source)) / 4;
+    mf_migration_set_prediction (source->migration, mf_switchover_downtime_usec (&source->model, mean_bytes),
+                                 source->model.dirty_rate);
+    *small = mf_switchover_downtime_usec (&source->model, mean_bytes) <= source->options.max_downtime_usec;
+  } while (!*small && g_get_monotonic_time () < deadline);
+  g_debug ("streamed: dirty %" G_GUINT64_FORMAT, mean_bytes);
+  return TRUE;
+}
+
 /* One more scan while the program stands, and whatever a live scan may have seen too early is sent again. */
 static gboolean
 settle_scans (mf_source *source, GError **error)
@@ -132,6 +175,23 @@ give_up (mf_source *source, guint64 dirty_bytes, GError **error)
                source->round, mf_switchover_downtime_usec (&source->model, dirty_bytes) / 1000,
                source->options.max_downtime_usec / 1000);
   return FALSE;
+}
+
+/* Without rounds from here on, if that gets the dirty set small enough; `decision` is what follows. */
+static gboolean
+stream (mf_source *source, guint64 dirty_bytes, GError **error)
+{
+  gboolean small = FALSE;
+
+  if (!stream_until_small (source, dirty_bytes, &small, error))
+    return FALSE;
+  if (small)
+    source->decision = MF_DECIDE_GO;
+  else if (source->options.mode == MF_MODE_AUTO)
+    source->decision = MF_DECIDE_POSTCOPY;
+  else
+    return give_up (source, mf_source_dirty_bytes (source), error);
+  return TRUE;
 }
 
 /* Rounds until the model says that it is time. */
@@ -159,8 +219,14 @@ rounds (mf_source *source, GError **error)
       continue;
     if (source->decision == MF_DECIDE_GIVE_UP)
       return give_up (source, round.dirty_bytes, error);
-    if (source->live_scans || standing)
+    if (source->live_scans && source->decision == MF_DECIDE_STREAM)
+      return stream (source, round.dirty_bytes, error);
+    if (source->live_scans && source->decision == MF_DECIDE_GO)
+      begin_stream (source);
+    if (source->live_scans || (standing && source->decision != MF_DECIDE_STREAM))
       return TRUE;
+    if (standing)
+      continue;
     if (!settle_scans (source, error))
       return FALSE;
     standing = TRUE;

@@ -20,6 +20,8 @@
 /* How soon and how often the first round looks what is hot. A look costs a scan on the source: under 1 ms a GiB. */
 #define FIRST_REFRESH_USEC (50 * 1000)
 #define REFRESH_USEC       (150 * 1000)
+/* Streaming: from one look what is dirty to the next. */
+#define STREAM_PERIOD_USEC 2000
 
 /* --- lanes --- */
 
@@ -330,14 +332,54 @@ pull_round (mf_target *target, guint round, GVariantDict *results, GError **erro
   return TRUE;
 }
 
+/* TRUE when the source asks for something else, or `deadline` has passed and it has not: FALSE. */
+static gboolean
+wait_for_request (mf_target *target, gint64 deadline)
+{
+  gboolean asked, in_time = TRUE;
+
+  g_mutex_lock (&target->lock);
+  while (in_time && g_queue_is_empty (&target->requests) && target->peer != NULL && !target->stopping)
+    in_time = g_cond_wait_until (&target->cond, &target->lock, deadline);
+  asked = in_time;
+  g_mutex_unlock (&target->lock);
+  return asked;
+}
+
+/* Scans and pulls side by side until the source asks for something else. A page that is asked for while it is scanned again is carried
+ * twice; with the little that is in flight that is little. */
+static gboolean
+pull_stream (mf_target *target, GError **error)
+{
+  gint64 next;
+
+  do {
+    next = g_get_monotonic_time () + STREAM_PERIOD_USEC;
+    for (guint i = 0; i < target->regions->len; i++) {
+      if (!each_dirty (mf_target_region_at (target, i), queue_by_heat, error))
+        return FALSE;
+    }
+    if (g_cancellable_is_cancelled (target->interrupt))
+      break;
+  } while (!wait_for_request (target, next));
+  for (guint i = 0; i < target->regions->len; i++) {
+    if (!mf_puller_wait_idle (mf_target_region_at (target, i)->puller, -1, target->interrupt, error))
+      return FALSE;
+  }
+  return TRUE;
+}
+
 gboolean
 mf_target_precopy (mf_target *target, GVariant *arguments, GVariantDict *results, GError **error)
 {
   g_autoptr (GVariant) sets = g_variant_lookup_value (arguments, "settle", G_VARIANT_TYPE ("aa(yay)"));
+  gboolean stream = FALSE;
   guint32 round = 0;
 
   if (sets != NULL)
     return mf_target_learn_sets (target, sets, TRUE, error);
+  if (g_variant_lookup (arguments, "stream", "b", &stream) && stream)
+    return pull_stream (target, error);
   g_variant_lookup (arguments, "round", "u", &round);
   return pull_round (target, round, results, error);
 }
