@@ -51,7 +51,7 @@ learn_rates (mf_switchover *model, const mf_round *round)
   uint64_t link_rate = scale (round->sent_bytes, USEC_PER_SEC, round->round_usec);
   if (link_rate > 0 && model->link_rate == 0)
     model->link_rate = link_rate;
-  else if (link_rate > 0 && round->sent_bytes >= MF_SWITCHOVER_SAMPLE_MIN_BYTES)
+  else if (link_rate > 0 && round->round_usec >= MF_SWITCHOVER_SAMPLE_MIN_USEC)
     model->link_rate = mean (model->link_rate, link_rate);
 
   uint64_t dirty_rate = scale (round->dirtied_bytes, USEC_PER_SEC, round->round_usec);
@@ -122,8 +122,11 @@ stream_pays (const mf_switchover *model, uint64_t dirty_bytes)
 {
   uint64_t steady_bytes = mf_switchover_streamed_bytes (model);
 
-  return steady_bytes != UINT64_MAX && mf_switchover_downtime_usec (model, steady_bytes) <= model->budget_usec &&
-         mf_switchover_stream_usec (model, dirty_bytes) <= MF_SWITCHOVER_STREAM_MAX_USEC;
+  if (mf_switchover_stream_usec (model, dirty_bytes) > MF_SWITCHOVER_STREAM_MAX_USEC)
+    return false;
+  /* PRECOPY has nothing better: a round leaves more than streaming does. */
+  return model->mode == MF_MODE_PRECOPY ||
+         (steady_bytes != UINT64_MAX && mf_switchover_downtime_usec (model, steady_bytes) <= model->budget_usec);
 }
 
 /* Whether another round is worth its bytes to AUTO. */

@@ -12,7 +12,7 @@
  * the dirty set is expected to shrink to MF_SWITCHOVER_SHRINK_PERCENT of itself, did so in the round before, and
  * everything sent after the first round stays within MF_SWITCHOVER_RESENT_PERCENT of that one. When it doesn't pay,
  * post-copy: it sends each page that is left just once, and costs the program faults instead of a standstill.
- * PRECOPY and AUTO stream when that would fit and is near: scans and copies then go on side by side without the barrier of a
+ * AUTO streams when that would fit and is near, PRECOPY when it is near: scans and copies then go on side by side without the barrier of a
  * round, so that what is dirty at any moment is what was written during one scan's lag L and while that is copied, and so on: D * L / (1 - D / R).
  * PRECOPY takes rounds until it fits, and gives up after MF_SWITCHOVER_STALLED_MAX rounds in a row without progress,
  * or MF_SWITCHOVER_ROUNDS_MAX. POSTCOPY switches over at once.
@@ -39,8 +39,8 @@
 /* One or two rounds may be a burst of writes. */
 #define MF_SWITCHOVER_STALLED_MAX 3
 #define MF_SWITCHOVER_ROUNDS_MAX  30
-/* A round that moved less than that says more of delays than of the link's rate. */
-#define MF_SWITCHOVER_SAMPLE_MIN_BYTES (UINT64_C (1) << 20)
+/* A round that was over sooner says more of delays than of the link's rate. */
+#define MF_SWITCHOVER_SAMPLE_MIN_USEC (100 * 1000)
 
 /* How long after a write the page is on its way when streaming: a scan every 2 ms, its answer, the queue (measured 2 to 5 ms). */
 #define MF_SWITCHOVER_STREAM_LAG_USEC 4000

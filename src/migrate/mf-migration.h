@@ -22,7 +22,7 @@ typedef struct {
   gboolean live_scans;       /* the user knows that no O_DIRECT read is in flight for long: don't pause for scans */
 } mf_migrate_options;
 
-#define MF_DEFAULT_MAX_DOWNTIME_USEC (20 * 1000)
+#define MF_DEFAULT_MAX_DOWNTIME_USEC (30 * 1000)
 #define MF_DEFAULT_MAX_PAUSE_USEC    (500 * 1000)
 #define MF_DEFAULT_MAX_PAUSES        8
 
