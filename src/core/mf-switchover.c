@@ -117,16 +117,32 @@ mf_switchover_stream_usec (const mf_switchover *model, uint64_t dirty_bytes)
   return scale (dirty_bytes, USEC_PER_SEC, model->link_rate - model->dirty_rate);
 }
 
+/* Whether AUTO may send so many bytes more than it has. */
+static bool
+may_resend (const mf_switchover *model, uint64_t bytes)
+{
+  uint64_t resent = add (model->resent_bytes, bytes);
+
+  return resent <= MF_SWITCHOVER_RESENT_FREE_BYTES ||
+         !exceeds (resent, model->first_bytes, MF_SWITCHOVER_RESENT_PERCENT);
+}
+
 static bool
 stream_pays (const mf_switchover *model, uint64_t dirty_bytes)
 {
   uint64_t steady_bytes = mf_switchover_streamed_bytes (model);
+  uint64_t stream_usec = mf_switchover_stream_usec (model, dirty_bytes);
 
-  if (mf_switchover_stream_usec (model, dirty_bytes) > MF_SWITCHOVER_STREAM_MAX_USEC)
+  /* Nothing dirty and yet over the budget: it is less than the fixed cost. */
+  if (dirty_bytes == 0 || model->budget_usec <= model->fixed_usec)
+    return false;
+  /* The first round is long: a program that writes few pages again and again looks slow in it. */
+  if (steady_bytes == UINT64_MAX ||
+      stream_usec > (model->rounds > 1 ? MF_SWITCHOVER_STREAM_MAX_USEC : MF_SWITCHOVER_STREAM_FIRST_MAX_USEC))
     return false;
   /* PRECOPY has nothing better: a round leaves more than streaming does. */
-  return model->mode == MF_MODE_PRECOPY ||
-         (steady_bytes != UINT64_MAX && mf_switchover_downtime_usec (model, steady_bytes) <= model->budget_usec);
+  return model->mode == MF_MODE_PRECOPY || (mf_switchover_downtime_usec (model, steady_bytes) <= model->budget_usec &&
+                                            may_resend (model, scale (model->link_rate, stream_usec, USEC_PER_SEC)));
 }
 
 /* Whether another round is worth its bytes to AUTO. */
@@ -141,9 +157,7 @@ round_pays (const mf_switchover *model, uint64_t dirty_bytes)
   if (!model->shrank || exceeds (after, dirty_bytes, MF_SWITCHOVER_SHRINK_PERCENT))
     return false;
   /* All that would have been sent after the first round in the end: `after` goes over the link in any case. */
-  uint64_t resent = add (add (model->resent_bytes, dirty_bytes), after);
-  return resent <= MF_SWITCHOVER_RESENT_FREE_BYTES ||
-         !exceeds (resent, model->first_bytes, MF_SWITCHOVER_RESENT_PERCENT);
+  return may_resend (model, add (dirty_bytes, after));
 }
 
 mf_decision

@@ -46,6 +46,8 @@
 #define MF_SWITCHOVER_STREAM_LAG_USEC 4000
 /* Streaming pays only where the dirty set shrinks to its steady size in this time. */
 #define MF_SWITCHOVER_STREAM_MAX_USEC (500 * 1000)
+/* The same after the first round, whose rates are the least certain. */
+#define MF_SWITCHOVER_STREAM_FIRST_MAX_USEC (100 * 1000)
 
 typedef enum {
   MF_MODE_AUTO,

@@ -27,7 +27,7 @@ test_downtime (void)
   g_assert_cmpuint (mf_switchover_downtime_usec (&model, 0), ==, FIXED);
   g_assert_cmpuint (mf_switchover_downtime_usec (&model, MB), ==, FIXED + 10 * MSEC);
   g_assert_cmpint (mf_switchover_decide (&model, 2 * MB), ==, MF_DECIDE_GO);
-  g_assert_cmpint (mf_switchover_decide (&model, 2 * MB + 100), ==, MF_DECIDE_ROUND);
+  g_assert_cmpint (mf_switchover_decide (&model, 2 * MB + 100), ==, MF_DECIDE_STREAM);
 }
 
 static void
@@ -259,6 +259,17 @@ simulate (const scene *s, mf_mode mode)
     o.usec += usec;
     o.rounds++;
     dirty = dirtied;
+  }
+  if (o.decision == MF_DECIDE_STREAM) {
+    uint64_t usec = dirty * 1000000 / (s->link_rate - s->write_rate);
+    uint64_t steady =
+        s->write_rate * MF_SWITCHOVER_STREAM_LAG_USEC / 1000000 * s->link_rate / (s->link_rate - s->write_rate);
+
+    o.bytes += s->link_rate * usec / 1000000;
+    o.usec += usec;
+    dirty = MIN (steady, s->set);
+    o.decision =
+        mf_switchover_downtime_usec (&model, dirty) <= s->budget_usec + MSEC ? MF_DECIDE_GO : MF_DECIDE_GIVE_UP;
   }
   o.left = dirty;
   o.bytes += dirty;
