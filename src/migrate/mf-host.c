@@ -224,6 +224,21 @@ keep_copy (MfHost *host, const mf_record *record)
 }
 
 void
+mf_host_bury (MfHost *host, mf_record *record)
+{
+  g_autoptr (GError) error = NULL;
+
+  g_mutex_lock (&host->lock);
+  g_clear_pointer (&record->regions, g_strfreev);
+  record->regions = g_new0 (char *, 1);
+  if (!mf_record_write (record, host->state_dir, MF_PHASE_UNDONE, &error))
+    g_warning ("%s", error->message);
+  if (g_ptr_array_remove (host->records, record))
+    keep_copy (host, record);
+  g_mutex_unlock (&host->lock);
+}
+
+void
 mf_host_keep (MfHost *host, mf_record *record)
 {
   g_mutex_lock (&host->lock);
@@ -344,15 +359,30 @@ mf_host_target_ended (MfHost *host, mf_target *target)
   in_main_context (host, on_target_ended, end);
 }
 
+/* With the lock held. */
+static mf_record *
+undone_of (MfHost *host, const uint8_t session[MF_SESSION_BYTES])
+{
+  for (guint i = 0; i < host->kept->len; i++) {
+    mf_record *record = g_ptr_array_index (host->kept, i);
+
+    if (record->phase == MF_PHASE_UNDONE && memcmp (record->session, session, MF_SESSION_BYTES) == 0)
+      return record;
+  }
+  return NULL;
+}
+
 static void
 on_stage (mf_peer *peer, const uint8_t session[MF_SESSION_BYTES], const char *stage, GVariant *arguments,
           GDBusMethodInvocation *invocation, gpointer user_data)
 {
   MfHost *host = user_data;
   mf_target *target;
+  gboolean undone;
 
   g_mutex_lock (&host->lock);
   target = target_of (host, session);
+  undone = undone_of (host, session) != NULL;
   if (target == NULL && g_str_equal (stage, "connect") && !g_cancellable_is_cancelled (host->stopping)) {
     target = mf_target_start (host, session, peer);
     g_ptr_array_add (host->targets, target);
@@ -360,7 +390,10 @@ on_stage (mf_peer *peer, const uint8_t session[MF_SESSION_BYTES], const char *st
   if (target != NULL)
     mf_target_ask (target, peer, stage, arguments, invocation);
   g_mutex_unlock (&host->lock);
-  if (target == NULL)
+  if (target == NULL && undone)
+    g_dbus_method_invocation_return_error (invocation, MF_ERROR, MF_ERROR_PROGRAM,
+                                           "the program did not start there, and will not");
+  else if (target == NULL)
     g_dbus_method_invocation_return_error (invocation, MF_ERROR, MF_ERROR_NOT_FOUND, "there is no such session");
 }
 
@@ -369,15 +402,20 @@ on_abort (mf_peer *peer, const uint8_t session[MF_SESSION_BYTES], const char *re
           gpointer user_data)
 {
   MfHost *host = user_data;
+  gboolean undone;
   mf_target *target;
 
   g_mutex_lock (&host->lock);
   target = target_of (host, session);
+  undone = undone_of (host, session) != NULL;
   if (target != NULL)
     mf_target_abort (target, reason, invocation);
   g_mutex_unlock (&host->lock);
-  if (target == NULL)
+  /* The record stays: this answer, too, may be lost. And a session that nobody here knows may have run: that is never a yes. */
+  if (target == NULL && undone)
     mf_peer_answer_abort (invocation);
+  else if (target == NULL)
+    g_dbus_method_invocation_return_error (invocation, MF_ERROR, MF_ERROR_NOT_FOUND, "there is no such session");
 }
 
 static void
@@ -585,7 +623,7 @@ mf_host_recover (MfHost *host, GError **error)
     mf_record *record = g_ptr_array_steal_index (records, 0);
     g_autofree char *first = g_strdup (record->regions[0] ? record->regions[0] : "");
 
-    if (record->phase == MF_PHASE_AWAY) {
+    if (record->phase == MF_PHASE_AWAY || record->phase == MF_PHASE_UNDONE) {
       g_mutex_lock (&host->lock);
       keep_copy (host, record);
       g_mutex_unlock (&host->lock);

@@ -13,7 +13,7 @@
 
 static const char *const phase_names[] = {
   [MF_PHASE_INCOMING] = "incoming", [MF_PHASE_TAKEN] = "taken", [MF_PHASE_LEAVING] = "leaving",
-  [MF_PHASE_HANDED] = "handed",     [MF_PHASE_AWAY] = "away",
+  [MF_PHASE_HANDED] = "handed",     [MF_PHASE_AWAY] = "away",   [MF_PHASE_UNDONE] = "undone",
 };
 
 char *
@@ -126,6 +126,18 @@ mf_record_remove (mf_record *record, const char *dir)
     g_warning ("%s can't be removed: %s", path, g_strerror (errno));
 }
 
+/* Who has not asked for so long will not. */
+#define UNDONE_USEC (30 * 24 * 3600 * (gint64) G_USEC_PER_SEC)
+
+static gboolean
+is_forgotten (const mf_record *record, const char *path)
+{
+  GStatBuf about;
+
+  return record->phase == MF_PHASE_UNDONE && g_stat (path, &about) == 0 &&
+         g_get_real_time () - (gint64) about.st_mtime * G_USEC_PER_SEC > UNDONE_USEC;
+}
+
 static mf_record *
 record_load (const char *dir, const char *name, GError **error)
 {
@@ -155,7 +167,7 @@ record_load (const char *dir, const char *name, GError **error)
   control = g_key_file_get_string (file, GROUP, "control", NULL);
   record = mf_record_new (session, (const char *const *) regions, peer, control);
   record->running = g_key_file_get_boolean (file, GROUP, "running", NULL);
-  for (guint i = MF_PHASE_INCOMING; i <= MF_PHASE_AWAY; i++) {
+  for (guint i = MF_PHASE_INCOMING; i <= MF_PHASE_UNDONE; i++) {
     if (g_str_equal (phase, phase_names[i]))
       record->phase = i;
   }
@@ -170,6 +182,7 @@ GPtrArray *
 mf_record_load_all (const char *dir, GError **error)
 {
   g_autoptr (GPtrArray) records = g_ptr_array_new_with_free_func ((GDestroyNotify) mf_record_free);
+  g_autoptr (GPtrArray) forgotten = g_ptr_array_new_with_free_func ((GDestroyNotify) mf_record_free);
   g_autoptr (GDir) folder = g_dir_open (dir, 0, error);
   const char *name;
 
@@ -177,16 +190,22 @@ mf_record_load_all (const char *dir, GError **error)
     return NULL;
   while ((name = g_dir_read_name (folder)) != NULL) {
     g_autoptr (GError) local_error = NULL;
+    g_autofree char *path = NULL;
     mf_record *record;
 
     /* g_file_set_contents() leaves "NAME.XXXXXX" behind when it is killed half-way: never a record. */
     if (!g_str_has_prefix (name, PREFIX) || strlen (name) != strlen (PREFIX) + 2 * MF_SESSION_BYTES)
       continue;
+    path = g_build_filename (dir, name, NULL);
     record = record_load (dir, name, &local_error);
-    if (record != NULL)
+    if (record != NULL && is_forgotten (record, path))
+      g_ptr_array_add (forgotten, record);
+    else if (record != NULL)
       g_ptr_array_add (records, record);
     else
       g_warning ("%s/%s can't be used: %s", dir, name, local_error->message);
   }
+  for (guint i = 0; i < forgotten->len; i++)
+    mf_record_remove (g_ptr_array_index (forgotten, i), dir);
   return g_steal_pointer (&records);
 }

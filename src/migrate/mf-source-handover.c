@@ -150,6 +150,15 @@ take_back (mf_source *source, const GError *why)
   return TRUE;
 }
 
+/* After the switchover something else than the link failed: the target says that the program did not and will not run there. Then it goes on here. */
+static gboolean
+fail_handed (mf_source *source, GError *why, GError **error)
+{
+  take_back (source, why);
+  g_propagate_error (error, why);
+  return FALSE;
+}
+
 static gboolean
 await_running (mf_source *source, GError **error)
 {
@@ -194,9 +203,7 @@ mf_source_switchover (mf_source *source, GError **error)
   if (g_error_matches (local_error, MF_ERROR, MF_ERROR_CONNECTION) ||
       g_cancellable_is_cancelled (mf_host_stopping (source->host)))
     return TRUE; /* not known: the next stage asks again when the link is back */
-  take_back (source, local_error);
-  g_propagate_error (error, g_steal_pointer (&local_error));
-  return FALSE;
+  return fail_handed (source, g_steal_pointer (&local_error), error);
 }
 
 void
@@ -225,6 +232,8 @@ reconnect (mf_source *source, GError **error)
       if (answer != NULL && mf_source_open_streams (source, FALSE, &local_error))
         break;
     }
+    if (g_error_matches (local_error, MF_ERROR, MF_ERROR_PROGRAM))
+      return fail_handed (source, g_steal_pointer (&local_error), error);
     g_clear_pointer (&source->peer, mf_peer_unref);
     if (g_error_matches (local_error, MF_ERROR, MF_ERROR_NOT_FOUND)) {
       g_propagate_prefixed_error (error, g_steal_pointer (&local_error),
@@ -274,10 +283,8 @@ mf_source_postcopy (mf_source *source, GError **error)
                    "the service ends; the next one goes on serving what the other host still needs");
       return FALSE;
     }
-    if (local_error != NULL && !g_error_matches (local_error, MF_ERROR, MF_ERROR_CONNECTION)) {
-      g_propagate_error (error, g_steal_pointer (&local_error));
-      return FALSE;
-    }
+    if (local_error != NULL && !g_error_matches (local_error, MF_ERROR, MF_ERROR_CONNECTION))
+      return fail_handed (source, g_steal_pointer (&local_error), error);
     if (!reconnect (source, error))
       return FALSE;
   }

@@ -189,7 +189,7 @@ do_stage (mf_target *target, mf_target_request *request, GVariantDict *results, 
 
 /* Before the switchover, or after it when the program certainly did not run here. */
 static void
-undo (mf_target *target, const GError *why)
+undo (mf_target *target)
 {
   if (target->migration != NULL)
     mf_migration_set_sampler (target->migration, NULL, NULL);
@@ -197,7 +197,9 @@ undo (mf_target *target, const GError *why)
     if (mf_stages[row].target_rollback != NULL)
       mf_stages[row].target_rollback (target);
   }
-  if (target->record->phase != 0)
+  if (target->record->phase == MF_PHASE_TAKEN)
+    mf_host_bury (target->host, target->record);
+  else if (target->record->phase != 0)
     mf_host_drop (target->host, target->record);
 }
 
@@ -290,7 +292,7 @@ run (gpointer data)
       error = g_error_copy (target->failure);
   }
   if (target->record->phase == MF_PHASE_INCOMING || target->record->phase == 0 || target->failure != NULL)
-    undo (target, error);
+    undo (target);
   else if (target->complete)
     mf_host_drop (target->host, target->record);
   if (target->migration != NULL)
