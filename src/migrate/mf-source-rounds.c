@@ -16,11 +16,14 @@
 /* What a switchover costs with nothing to copy: stop, the device state, resume (measured 5 to 9 ms). */
 #define FIXED_DOWNTIME_USEC 8000
 /* Post-copy alone: how often and how long to look what is hot before switching over, so that it is pulled first. */
-#define LEARN_SCANS       4
-#define LEARN_PERIOD_USEC (25 * 1000)
+#define LEARN_SCANS       3
+#define LEARN_PERIOD_USEC (20 * 1000)
 /* Streaming: how often to look how much is dirty, and how much longer than the model says it may take. */
 #define STREAM_LOOK_USEC     2000
 #define STREAM_PATIENCE_USEC (250 * 1000)
+/* It gains nothing any more when what is dirty has not shrunk by a part of itself in that time. */
+#define STREAM_SETTLE_USEC (15 * 1000)
+#define STREAM_SETTLE_PART 10
 
 gboolean
 mf_source_wait (GCancellable *cancellable, gint64 usec, GError **error)
@@ -128,17 +131,20 @@ begin_stream (mf_source *source)
   mf_peer_begin_stage (source->peer, source->record->session, "pre-copy", g_variant_dict_end (&dict));
 }
 
-/* Streams until the predicted downtime fits, and goes on streaming. What decides is the mean of a few looks: between a scan and the
- * reads that follow it a single one may be high or low. FALSE: it does not get there. */
+/* Streams until the predicted downtime fits and streaming longer gains nothing, and goes on streaming. What decides is the mean of a few
+ * looks: between a scan and the reads that follow it a single one may be high or low. */
 static gboolean
 stream_until_small (mf_source *source, guint64 dirty_bytes, gboolean *small, GError **error)
 {
   guint64 patience_usec = 2 * mf_switchover_stream_usec (&source->model, dirty_bytes) + STREAM_PATIENCE_USEC;
-  gint64 deadline = g_get_monotonic_time () + (gint64) patience_usec;
-  guint64 mean_bytes = dirty_bytes;
+  gint64 began_usec = g_get_monotonic_time (), looked_usec = began_usec;
+  guint64 mean_bytes = dirty_bytes, before_bytes = dirty_bytes;
+  gboolean settled = FALSE;
 
   begin_stream (source);
-  do {
+  while (!(*small && settled) && g_get_monotonic_time () - began_usec < (gint64) patience_usec) {
+    guint64 downtime_usec;
+
     if (mf_peer_is_lost (source->peer)) {
       g_set_error (error, MF_ERROR, MF_ERROR_CONNECTION, "the link to the peer's service is lost");
       return FALSE;
@@ -146,10 +152,15 @@ stream_until_small (mf_source *source, guint64 dirty_bytes, gboolean *small, GEr
     if (!mf_source_wait (mf_migration_cancellable (source->migration), STREAM_LOOK_USEC, error))
       return FALSE;
     mean_bytes = (3 * mean_bytes + mf_source_dirty_bytes (source)) / 4;
-    mf_migration_set_prediction (source->migration, mf_switchover_downtime_usec (&source->model, mean_bytes),
-                                 source->model.dirty_rate);
-    *small = mf_switchover_downtime_usec (&source->model, mean_bytes) <= source->options.max_downtime_usec;
-  } while (!*small && g_get_monotonic_time () < deadline);
+    downtime_usec = mf_switchover_downtime_usec (&source->model, mean_bytes);
+    mf_migration_set_prediction (source->migration, downtime_usec, source->model.dirty_rate);
+    *small = downtime_usec <= source->options.max_downtime_usec;
+    if (g_get_monotonic_time () - looked_usec >= STREAM_SETTLE_USEC) {
+      settled = mean_bytes >= before_bytes - before_bytes / STREAM_SETTLE_PART;
+      before_bytes = mean_bytes;
+      looked_usec = g_get_monotonic_time ();
+    }
+  }
   g_debug ("streamed: dirty %" G_GUINT64_FORMAT, mean_bytes);
   return TRUE;
 }
