@@ -17,7 +17,8 @@ typedef struct {
   /* A program maps the file of which `fd` is a descriptor: which region is that? (transfer full) NULL with an error: none. The library proves with
    * the descriptor, open for reading and writing, that the program may have it. */
   MfRegion *(*find_region) (int fd, pid_t pid, GError **error, gpointer user_data);
-  /* Handed over: keep `userfault` (a reference is passed). `again`: it comes from a program that had been handed over before. */
+  /* Handed over: keep `userfault` (a reference is passed). `again`: it comes from a program that had been handed over before. The program stands still
+   * until this returns: where pages are missing, mf_userfault_serve() is called in here. */
   void (*attached) (MfUserfault *userfault, gboolean again, gpointer user_data);
   /* The program ended, or let the region go. */
   void (*detached) (MfUserfault *userfault, gpointer user_data);
@@ -26,6 +27,7 @@ typedef struct {
 /* Listens on `path` (a stale socket is replaced). The descriptor of /dev/userfaultfd is opened here once. */
 MfHandover *mf_handover_new (const char *path, const mf_handover_callbacks *callbacks, gpointer user_data,
                              GError **error);
+/* The programs stay attached on their side, and hand over to whoever listens next; `detached` is not called. */
 void mf_handover_free (MfHandover *handover);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (MfHandover, mf_handover_free)
 

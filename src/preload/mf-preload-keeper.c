@@ -20,10 +20,10 @@
 
 #define STACK_BYTES (64 * 1024)
 /* The service that comes back finds the program at its door within this time; after a while of vain attempts less often. */
-#define RETRY_MSEC        5
-#define RETRY_SLOW_MSEC   50
-#define RETRY_SLOW_AFTER  1000 /* attempts: 5 s */
-#define SAY_WAITING_AFTER 400  /* attempts: 2 s */
+#define RETRY_MSEC             5
+#define RETRY_SLOW_MSEC        50
+#define RETRY_SLOW_AFTER_MSEC  5000
+#define SAY_WAITING_AFTER_MSEC 2000
 /* A service that is back but does not want what its predecessor had: it may still be setting itself up. */
 #define REFUSED_AGAIN_MSEC 1000
 
@@ -91,9 +91,11 @@ static bool
 hand_over (mf_preload_file *file)
 {
   char reason[MF_PRELOAD_REASON_BYTES] = "";
+  const int64_t began = mf_preload_now_msec ();
   bool refusal_said = false, waiting_said = false;
 
-  for (unsigned attempt = 1;; attempt++) {
+  for (;;) {
+    const int64_t waited = mf_preload_now_msec () - began;
     mf_preload_ranges ranges;
     const unsigned version = snapshot (file, &ranges);
 
@@ -115,11 +117,11 @@ hand_over (mf_preload_file *file)
       nap (REFUSED_AGAIN_MSEC);
       break;
     case MF_PRELOAD_LINK_BROKEN:
-      if (attempt == SAY_WAITING_AFTER && someone_waits (file)) {
+      if (waited > SAY_WAITING_AFTER_MSEC && !waiting_said && someone_waits (file)) {
         waiting_said = true;
         mf_preload_say ("waiting for the service at %s", mf_preload_socket_path ());
       }
-      nap (attempt < RETRY_SLOW_AFTER ? RETRY_MSEC : RETRY_SLOW_MSEC);
+      nap (waited < RETRY_SLOW_AFTER_MSEC ? RETRY_MSEC : RETRY_SLOW_MSEC);
       break;
     }
   }

@@ -24,8 +24,8 @@
 #define TYPE_REFUSED  "\"type\":\"refused\""
 #define ERROR_MEMBER  "\"error\":\""
 
-static int64_t
-now_msec (void)
+int64_t
+mf_preload_now_msec (void)
 {
   struct timespec now;
 
@@ -85,7 +85,7 @@ take_fds (struct msghdr *message, int *fd)
 static bool
 receive_line (int socket, char line[LINE_BYTES], int *fd)
 {
-  const int64_t deadline = now_msec () + ANSWER_SECONDS * 1000;
+  const int64_t deadline = mf_preload_now_msec () + ANSWER_SECONDS * 1000;
   size_t used = 0;
 
   while (used < LINE_BYTES) {
@@ -98,7 +98,7 @@ receive_line (int socket, char line[LINE_BYTES], int *fd)
       .msg_iov = &part, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof (control)
     };
     struct pollfd ready = { .fd = socket, .events = POLLIN };
-    const int64_t left = deadline - now_msec ();
+    const int64_t left = deadline - mf_preload_now_msec ();
     ssize_t got;
 
     if (left <= 0 || poll (&ready, 1, (int) left) <= 0)

@@ -80,6 +80,9 @@ void mf_preload_keeper_tell (mf_preload_file *file, bool wait);
 /* In the child of a fork: the keeper is not there, its descriptors are the parent's. */
 void mf_preload_keeper_forget (mf_preload_file *file);
 
+/* Monotonic. */
+int64_t mf_preload_now_msec (void);
+
 typedef enum {
   MF_PRELOAD_LINK_DONE,
   MF_PRELOAD_LINK_REFUSED,

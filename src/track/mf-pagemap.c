@@ -52,7 +52,14 @@ mf_pagemap_free (mf_pagemap *pagemap)
   g_free (pagemap);
 }
 
-/* A pagemap outlives its program, and then shows nothing, without an error. */
+static gboolean
+program_ended (GError **error)
+{
+  g_set_error (error, MF_ERROR, MF_ERROR_PROGRAM, "The program has ended: what it wrote last is not known");
+  return FALSE;
+}
+
+/* A pagemap outlives its program, and then shows nothing; not every kernel says so (ESRCH). */
 static gboolean
 program_lives (mf_pagemap *pagemap)
 {
@@ -100,6 +107,8 @@ scan (mf_pagemap *pagemap, const mf_mapping *mapping, mf_bitmap *written, GError
 
     if (n < 0 && errno == EINTR)
       continue;
+    if (n < 0 && errno == ESRCH)
+      return program_ended (error);
     if (n < 0 && errno == EPERM) {
       g_set_error (error, MF_ERROR, MF_ERROR_PROGRAM,
                    "The program has replaced its mapping of the region: what it wrote last is not known");
@@ -121,10 +130,7 @@ mf_pagemap_collect (mf_pagemap *pagemap, mf_bitmap *written, GError **error)
     if (!scan (pagemap, &pagemap->set->items[i], written, error))
       return FALSE;
   }
-  if (program_lives (pagemap))
-    return TRUE;
-  g_set_error (error, MF_ERROR, MF_ERROR_PROGRAM, "The program has ended: what it wrote last is not known");
-  return FALSE;
+  return program_lives (pagemap) || program_ended (error);
 }
 
 gboolean
