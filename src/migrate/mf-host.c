@@ -133,6 +133,7 @@ role_of (const mf_record *record)
     return MF_REGION_SERVING;
   case MF_PHASE_AWAY:
     return MF_REGION_AWAY;
+  case MF_PHASE_UNDONE:
   default:
     return MF_REGION_HERE;
   }
