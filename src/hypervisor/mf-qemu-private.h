@@ -30,6 +30,7 @@ typedef struct {
   gboolean paused;    /* by pause, to be undone */
   gint64 paused_usec; /* since when */
   gboolean begun;     /* `migrate` was sent */
+  gboolean sent;      /* and QEMU has written everything */
 
   /* --- target --- */
   int incoming_fd;  /* QEMU's end of the state socket, which it doesn't have yet; -1 */

@@ -127,6 +127,7 @@ begin_migration (mf_qemu *qemu, int state_fd, GCancellable *cancellable, GError 
   if (!mf_qemu_give_fd (qemu, state_fd, cancellable, error))
     return FALSE;
   qemu->begun = TRUE;
+  qemu->sent = FALSE;
   return mf_qmp_do (qemu->qmp, "migrate", mf_qmp_string_argument ("uri", MF_QEMU_FD_URI), MF_QEMU_COMMAND_USEC,
                     cancellable, error);
 }
@@ -174,9 +175,15 @@ gboolean
 mf_qemu_release (mf_program *program, GCancellable *cancellable, GError **error)
 {
   mf_qemu *qemu = mf_qemu_of (program);
+  gboolean has_return_path = FALSE;
 
-  return mf_qmp_do (qemu->qmp, "migrate-continue", mf_qmp_string_argument ("state", "pre-switchover"),
-                    MF_QEMU_COMMAND_USEC, cancellable, error);
+  mf_qemu_has_capability (qemu, "return-path", &has_return_path);
+  if (!mf_qmp_do (qemu->qmp, "migrate-continue", mf_qmp_string_argument ("state", "pre-switchover"),
+                  MF_QEMU_COMMAND_USEC, cancellable, error))
+    return FALSE;
+  /* Until QEMU is done with writing, the guest would go on if its stream broke. It takes a millisecond or two, in which the target has begun
+   * to load. With a return path QEMU also waits for the target, for as long as that takes. */
+  return has_return_path || mf_qemu_await_sent (program, cancellable, error);
 }
 
 gboolean
@@ -184,13 +191,17 @@ mf_qemu_await_sent (mf_program *program, GCancellable *cancellable, GError **err
 {
   static const char *const statuses[] = { "completed", "failed", "cancelled", NULL };
   mf_qemu *qemu = mf_qemu_of (program);
-  g_autoptr (mf_qmp_event) event = mf_qemu_await (qemu, statuses, FALSE, -1, cancellable, error);
+  g_autoptr (mf_qmp_event) event = NULL;
   const char *status;
 
+  if (qemu->sent)
+    return TRUE;
+  event = mf_qemu_await (qemu, statuses, FALSE, -1, cancellable, error);
   if (event == NULL)
     return FALSE;
   status = mf_json_string (event->data, "status");
-  return g_str_equal (status, "completed") || migration_failed (qemu, status, error);
+  qemu->sent = g_str_equal (status, "completed");
+  return qemu->sent || migration_failed (qemu, status, error);
 }
 
 /* --- going back --- */

@@ -6,6 +6,10 @@
  * that neither program waits for ever. A held flow buffers up to MF_STATE_RELAY_MAX_BYTES, because what comes early must not stop the sender; one that
  * isn't held needs little.
  *
+ * The source's relay (the one that doesn't hold) must never be the reason why its program's stream breaks: a QEMU whose migration fails
+ * after it was released lets its guest run again, and by then the target may run it. So when the stream to the target is gone, the source's
+ * relay goes on reading what its program writes, to the end, and throws it away; and the end of the return path isn't passed on. Only freeing it closes the program's side.
+ *
  * The acknowledgement that a program with switchover-ack gives is a message of its return path: big-endian 16-bit type 7, 16-bit length 0. The
  * return path is a sequence of such messages, and is read as one: the four bytes may stand in another message's payload.
  */
@@ -29,8 +33,9 @@ typedef struct {
   GByteArray *buffer;
   gsize sent; /* of the buffer's beginning */
   gboolean held;
-  gboolean ended;  /* nothing more to read */
-  gboolean closed; /* the end has been passed on */
+  gboolean ended;    /* nothing more to read */
+  gboolean closed;   /* the end has been passed on */
+  gboolean discards; /* who it is for is gone: what comes is thrown away */
 } flow;
 
 /* Where in the return path's messages we are. */
@@ -82,6 +87,40 @@ fail (mf_state_relay *relay, MfError code, const char *what)
   g_mutex_unlock (&relay->lock);
 }
 
+static gboolean
+is_source (const mf_state_relay *relay)
+{
+  return !(relay->flags & MF_STATE_RELAY_HOLD);
+}
+
+/* The way that the device state takes. */
+static flow *
+state_flow (mf_state_relay *relay)
+{
+  return is_source (relay) ? &relay->out : &relay->in;
+}
+
+static void
+discard (flow *f)
+{
+  f->discards = TRUE;
+  f->sent = 0;
+  g_byte_array_set_size (f->buffer, 0);
+}
+
+/* `f` could not be read or written. TRUE: the other flow goes on. */
+static gboolean
+flow_failed (mf_state_relay *relay, flow *f, gboolean was_reading, int errnum)
+{
+  fail (relay, MF_ERROR_CONNECTION, g_strerror (errnum));
+  /* A source's program that can't be read is gone; nothing else ends it. */
+  if (!is_source (relay) || (was_reading && f == &relay->out))
+    return FALSE;
+  discard (f);
+  f->ended = f->ended || was_reading;
+  return TRUE;
+}
+
 /* TRUE when an acknowledgement ends in `bytes`. */
 static gboolean
 find_acknowledgement (return_reader *reader, const guint8 *bytes, gsize length)
@@ -115,16 +154,15 @@ flow_read (mf_state_relay *relay, flow *f)
 
   if (got < 0 && (errno == EAGAIN || errno == EINTR))
     return TRUE;
-  if (got < 0) {
-    fail (relay, MF_ERROR_CONNECTION, g_strerror (errno));
-    return FALSE;
-  }
+  if (got < 0)
+    return flow_failed (relay, f, TRUE, errno);
   if (got == 0) {
     f->ended = TRUE;
     return TRUE;
   }
-  g_byte_array_append (f->buffer, relay->scratch, (guint) got);
-  if (f == &relay->in) {
+  if (!f->discards)
+    g_byte_array_append (f->buffer, relay->scratch, (guint) got);
+  if (f == state_flow (relay)) {
     g_mutex_lock (&relay->lock);
     relay->bytes += (guint64) got;
     g_mutex_unlock (&relay->lock);
@@ -145,16 +183,15 @@ flow_write (mf_state_relay *relay, flow *f)
       continue;
     if (put < 0 && errno == EAGAIN)
       return TRUE;
-    if (put < 0) {
-      fail (relay, MF_ERROR_CONNECTION, g_strerror (errno));
-      return FALSE;
-    }
+    if (put < 0)
+      return flow_failed (relay, f, FALSE, errno);
     f->sent += (gsize) put;
   }
   g_byte_array_set_size (f->buffer, 0);
   f->sent = 0;
   if (f->ended && !f->closed) {
-    shutdown (f->to, SHUT_WR);
+    if (!f->discards && !(is_source (relay) && f == &relay->in))
+      shutdown (f->to, SHUT_WR);
     f->closed = TRUE;
   }
   return TRUE;
@@ -224,7 +261,7 @@ run (gpointer data)
 
   while (!g_atomic_int_get (&relay->stopping) && !(relay->in.closed && relay->out.closed) && step (relay))
     ;
-  /* One that failed is over for both sides at once: a source program that nobody listens to must not wait for an answer. */
+  /* One that failed is over for both sides at once. */
   shutdown (relay->program_fd, SHUT_RDWR);
   shutdown (relay->stream_fd, SHUT_RDWR);
   return NULL;

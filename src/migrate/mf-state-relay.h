@@ -7,6 +7,9 @@
  * On the target it holds: nothing reaches the program before mf_state_relay_release(), while everything the source sends is taken in and kept, so that it is
  * here already when it is let go. A program that acknowledges the head of the state before the source's stops (QEMU's
  * switchover-ack) gets the head: bytes are forwarded until its return path has carried the acknowledgement, and held after it.
+ *
+ * On the source it reads what the program writes to its end, whatever becomes of the stream (that error is kept), and never ends the program's side before it is freed: a QEMU
+ * whose stream breaks when it has been released lets its guest run again.
  */
 #include "mf-error.h"
 
@@ -18,7 +21,7 @@ G_BEGIN_DECLS
 typedef struct _mf_state_relay mf_state_relay;
 
 typedef enum {
-  MF_STATE_RELAY_FORWARD = 0,
+  MF_STATE_RELAY_FORWARD = 0, /* the source's */
   MF_STATE_RELAY_HOLD = 1 << 0,
   MF_STATE_RELAY_ACK = 1 << 1, /* with HOLD: the head is forwarded until the acknowledgement */
 } mf_state_relay_flags;
@@ -27,7 +30,7 @@ typedef enum {
 mf_state_relay *mf_state_relay_new (int program_fd, int stream_fd, mf_state_relay_flags flags, GError **error);
 /* Lets what is held go to the program, and everything after it. Any thread. */
 void mf_state_relay_release (mf_state_relay *relay);
-/* Bytes taken from the source's side so far. Any thread. */
+/* Bytes of the device state taken in so far. Any thread. */
 guint64 mf_state_relay_get_bytes (mf_state_relay *relay);
 /* Why it ended, if it did because something went wrong; NULL otherwise. (transfer full) Any thread. */
 GError *mf_state_relay_get_error (mf_state_relay *relay);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* A QEMU as the source: it stands when it is told to, and, whatever was begun, everything is as before when it is rolled back. */
 #include "guest-fixture.h"
+#include "migrate/mf-state-relay.h"
 #include "mf-wait.h"
 
 #include <pthread.h>
@@ -224,24 +225,51 @@ test_send_from_pause (void)
   assert_as_before (guest);
 }
 
-/* The stream is released and breaks before it is out: QEMU fails, and the guest is to go on here. */
+/* The stream breaks before it is out, with nobody who takes it to its end: QEMU fails, and the guest goes on here. */
 static void
 test_roll_back_released (void)
 {
   g_autoptr (Guest) guest = NULL;
   g_autoptr (GError) error = NULL;
-  int fd;
+
+  if (!qemu_is_there ())
+    return;
+  guest = prepared_guest ();
+  close (guest_assert_stop_and_send (guest, NULL));
+  g_assert_false (guest->program->ops->release (guest->program, NULL, &error));
+  g_assert_error (error, MF_ERROR, MF_ERROR_PROGRAM);
+  g_test_message ("%s", error->message);
+  assert_as_before (guest);
+}
+
+/* The link is lost at the worst moment. With the relay between them QEMU does not see it: the guest does not go on by itself, since the target may
+ * have got enough to run it; whoever knows that it has not can still have it back. */
+static void
+test_link_lost_when_released (void)
+{
+  g_autoptr (Guest) guest = NULL;
+  g_autoptr (mf_state_relay) relay = NULL;
+  g_autoptr (GError) error = NULL;
+  g_autofree char *state = NULL;
+  int stream[2], fd;
 
   if (!qemu_is_there ())
     return;
   guest = prepared_guest ();
   fd = guest_assert_stop_and_send (guest, NULL);
-  close (fd);
+  g_assert_cmpint (socketpair (AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, stream), ==, 0);
+  close (stream[1]);
+  relay = mf_state_relay_new (fd, stream[0], MF_STATE_RELAY_FORWARD, &error);
+  g_assert_no_error (error);
   guest->program->ops->release (guest->program, NULL, &error);
   g_assert_no_error (error);
-  g_assert_false (guest->program->ops->await_sent (guest->program, NULL, &error));
-  g_assert_error (error, MF_ERROR, MF_ERROR_PROGRAM);
-  g_test_message ("%s", error->message);
+  guest->program->ops->await_sent (guest->program, NULL, &error);
+  g_assert_no_error (error);
+  guest_assert_not_counting (guest);
+  state = guest_run_state (guest);
+  g_assert_cmpstr (state, ==, "postmigrate");
+  g_clear_pointer (&relay, mf_state_relay_free);
+  guest_assert_not_counting (guest);
   assert_as_before (guest);
 }
 
@@ -526,6 +554,7 @@ main (int argc, char **argv)
   g_test_add_func ("/qemu-source/roll-back-standing", test_roll_back_standing);
   g_test_add_func ("/qemu-source/send-from-pause", test_send_from_pause);
   g_test_add_func ("/qemu-source/roll-back-released", test_roll_back_released);
+  g_test_add_func ("/qemu-source/link-lost-when-released", test_link_lost_when_released);
   g_test_add_func ("/qemu-source/roll-back-sent", test_roll_back_sent);
   g_test_add_func ("/qemu-source/roll-back-of-paused", test_roll_back_of_paused);
   g_test_add_func ("/qemu-source/paused-meanwhile", test_paused_meanwhile);

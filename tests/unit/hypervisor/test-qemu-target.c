@@ -56,23 +56,32 @@ assert_does_not_run (Guest *guest, const char *part)
 
 typedef struct {
   int from, to;
+  size_t limit; /* bytes that are carried, the rest is thrown away; 0: all are carried */
 } Carrier;
 
+/* Takes all of the state, as the relay does, also when nobody wants it any more. */
 static void *
 carry_thread (void *data)
 {
   Carrier *carrier = data;
+  size_t left = carrier->limit != 0 ? carrier->limit : G_MAXSIZE;
   char bytes[65536];
   ssize_t n;
 
-  while ((n = read (carrier->from, bytes, sizeof bytes)) > 0)
-    for (ssize_t sent = 0; sent < n;) {
-      ssize_t m = send (carrier->to, bytes + sent, n - sent, MSG_NOSIGNAL);
+  while ((n = read (carrier->from, bytes, sizeof bytes)) > 0) {
+    size_t wanted = MIN (left, (size_t) n), sent = 0;
+
+    while (sent < wanted) {
+      ssize_t m = send (carrier->to, bytes + sent, wanted - sent, MSG_NOSIGNAL);
 
       if (m < 0)
-        return NULL;
+        break;
       sent += m;
     }
+    left = sent < wanted ? 0 : left - wanted;
+    if (left == 0)
+      shutdown (carrier->to, SHUT_WR);
+  }
   shutdown (carrier->to, SHUT_WR);
   return NULL;
 }
@@ -81,7 +90,7 @@ carry_thread (void *data)
 static void
 hand_over (Guest *source, Guest *target, int from, gint64 *running_usec)
 {
-  Carrier carrier = { from, receive (target) };
+  Carrier carrier = { .from = from, .to = receive (target) };
   g_autoptr (GError) error = NULL;
   pthread_t thread;
 
@@ -274,44 +283,46 @@ test_garbage (void)
   close (fd);
 }
 
+/* Source and target, the source's guest standing, its RAM copied. */
+static void
+assert_move_fails (Guest *source, Guest *target, size_t limit)
+{
+  g_autoptr (GError) error = NULL;
+  Carrier carrier;
+  pthread_t thread;
+
+  guest_await_counting (source);
+  guest_assert_check (source, TRUE);
+  guest_assert_prepare (source, TRUE);
+  carrier = (Carrier){ guest_assert_stop_and_send (source, NULL), receive (target), limit };
+  guest_copy_ram (source, target);
+  g_assert_cmpint (pthread_create (&thread, NULL, carry_thread, &carrier), ==, 0);
+  source->program->ops->release (source->program, NULL, &error);
+  g_assert_no_error (error);
+  assert_does_not_run (target, "could not load the device state");
+  target->program->ops->clean_up (target->program);
+  pthread_join (thread, NULL);
+  close (carrier.from);
+  close (carrier.to);
+  guest_assert_not_counting (source);
+  guest_assert_roll_back (source);
+  guest_await_counting (source);
+  guest_end_program (source);
+  guest_assert_untouched (source);
+}
+
 /* The state ends in the middle. */
 static void
 test_cut_state (void)
 {
   g_autoptr (Guest) source = NULL;
   g_autoptr (Guest) target = NULL;
-  g_autoptr (GError) error = NULL;
-  char bytes[30000];
-  size_t n = 0;
-  int from, to;
 
   if (!qemu_is_there ())
     return;
   source = guest_new (NULL);
   target = waiting_guest ();
-  guest_await_counting (source);
-  guest_assert_check (source, TRUE);
-  guest_assert_prepare (source, TRUE);
-  from = guest_assert_stop_and_send (source, NULL);
-  to = receive (target);
-  guest_copy_ram (source, target);
-  source->program->ops->release (source->program, NULL, &error);
-  g_assert_no_error (error);
-  while (n < sizeof bytes) {
-    ssize_t got = read (from, bytes + n, sizeof bytes - n);
-
-    g_assert_cmpint (got, >, 0);
-    n += got;
-  }
-  g_assert_cmpint (send (to, bytes, n, MSG_NOSIGNAL), ==, n);
-  shutdown (to, SHUT_WR);
-  assert_does_not_run (target, "could not load the device state");
-  close (from);
-  close (to);
-  guest_assert_roll_back (source);
-  guest_await_counting (source);
-  guest_end_program (source);
-  guest_assert_untouched (source);
+  assert_move_fails (source, target, 30000);
 }
 
 /* The other side's machine has a device that this one has not: the signature would have said so; QEMU says so as well. */
@@ -321,29 +332,12 @@ test_other_device (void)
   static const char *const args[] = { "-device", "virtio-rng-pci", NULL };
   g_autoptr (Guest) source = NULL;
   g_autoptr (Guest) target = NULL;
-  g_autoptr (GError) error = NULL;
-  Carrier carrier;
-  pthread_t thread;
 
   if (!qemu_is_there ())
     return;
   source = guest_new (&(GuestOptions){ .args = args });
   target = waiting_guest ();
-  guest_await_counting (source);
-  guest_assert_check (source, TRUE);
-  guest_assert_prepare (source, TRUE);
-  carrier = (Carrier){ guest_assert_stop_and_send (source, NULL), receive (target) };
-  guest_copy_ram (source, target);
-  g_assert_cmpint (pthread_create (&thread, NULL, carry_thread, &carrier), ==, 0);
-  source->program->ops->release (source->program, NULL, &error);
-  g_assert_no_error (error);
-  assert_does_not_run (target, "could not load the device state");
-  shutdown (carrier.from, SHUT_RDWR);
-  pthread_join (thread, NULL);
-  close (carrier.from);
-  close (carrier.to);
-  guest_assert_roll_back (source);
-  guest_await_counting (source);
+  assert_move_fails (source, target, 0);
 }
 
 static void

@@ -112,8 +112,7 @@ test_forward (void)
   expect_end (f.stream);
   put (f.stream, "more", 4);
   expect (f.program, "more", 4);
-  g_assert_cmpint (shutdown (f.stream, SHUT_WR), ==, 0);
-  expect_end (f.program);
+  g_assert_cmpuint (mf_state_relay_get_bytes (f.relay), ==, 5);
   g_assert_null (mf_state_relay_get_error (f.relay));
   stop (&f);
 }
@@ -183,24 +182,69 @@ test_roll_back (void)
   stop (&f);
 }
 
-/* A side that is gone, with something on its way to it, ends the other one. */
 static void
-test_broken (void)
+await_error (Fixture *f)
 {
   gint64 deadline = g_get_monotonic_time () + PATIENCE_MSEC * 1000;
   g_autoptr (GError) error = NULL;
-  Fixture f;
 
-  start (&f, MF_STATE_RELAY_FORWARD);
-  close (f.stream);
-  f.stream = dup (f.program);
-  put (f.program, "state", 5);
-  expect_end (f.program);
-  while ((error = mf_state_relay_get_error (f.relay)) == NULL) {
+  while ((error = mf_state_relay_get_error (f->relay)) == NULL) {
     g_assert_cmpint (g_get_monotonic_time (), <, deadline);
     g_thread_yield ();
   }
   g_assert_error (error, MF_ERROR, MF_ERROR_CONNECTION);
+}
+
+/* On the target, a side that is gone, with something on its way to it, ends the other one. */
+static void
+test_broken_target (void)
+{
+  Fixture f;
+
+  start (&f, MF_STATE_RELAY_HOLD);
+  close (f.stream);
+  f.stream = dup (f.program);
+  put (f.program, "return", 6);
+  expect_end (f.program);
+  await_error (&f);
+  stop (&f);
+}
+
+/* On the source, the program gets rid of all that it has to say and sees no end, although nobody is there any more. */
+static void
+test_broken_source (void)
+{
+  g_autofree guint8 *big = g_malloc0 (BIG_BYTES);
+  Fixture f;
+
+  start (&f, MF_STATE_RELAY_FORWARD);
+  put (f.program, "head", 4);
+  expect (f.stream, "head", 4);
+  close (f.stream);
+  f.stream = dup (f.program);
+  put (f.program, big, BIG_BYTES);
+  await_bytes (&f, BIG_BYTES + 4);
+  await_error (&f);
+  g_assert_false (is_readable (f.program, 0));
+  g_clear_pointer (&f.relay, mf_state_relay_free);
+  expect_end (f.program);
+  stop (&f);
+}
+
+/* The target's service ends in order, its side of the stream is closed: that doesn't reach the source's program either. */
+static void
+test_return_path_ends (void)
+{
+  Fixture f;
+
+  start (&f, MF_STATE_RELAY_FORWARD);
+  put (f.stream, "last", 4);
+  g_assert_cmpint (shutdown (f.stream, SHUT_WR), ==, 0);
+  expect (f.program, "last", 4);
+  put (f.program, "state", 5);
+  expect (f.stream, "state", 5);
+  g_assert_false (is_readable (f.program, 0));
+  g_assert_null (mf_state_relay_get_error (f.relay));
   stop (&f);
 }
 
@@ -212,6 +256,8 @@ main (int argc, char **argv)
   g_test_add_func ("/state-relay/hold", test_hold);
   g_test_add_func ("/state-relay/acknowledgement", test_acknowledgement);
   g_test_add_func ("/state-relay/roll-back", test_roll_back);
-  g_test_add_func ("/state-relay/broken", test_broken);
+  g_test_add_func ("/state-relay/broken-target", test_broken_target);
+  g_test_add_func ("/state-relay/broken-source", test_broken_source);
+  g_test_add_func ("/state-relay/return-path-ends", test_return_path_ends);
   return g_test_run ();
 }
