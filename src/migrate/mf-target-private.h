@@ -14,7 +14,8 @@ typedef struct {
   MfRegion *region;
   MfUserfault *userfault;
   mf_puller *puller;
-  mf_lane *status; /* for block status, before the switchover */
+  mf_lane *status;   /* for block status, before the switchover */
+  gboolean is_dirty; /* the last look found something */
   /* What is to be pulled after the switchover, by heat; NULL before it is settled. */
   mf_bitmap *plan[MF_HEAT_CLASSES];
 } mf_target_region;
@@ -85,8 +86,10 @@ gboolean mf_target_new_plan (MfRegion *region, mf_bitmap *plan[MF_HEAT_CLASSES],
 void mf_target_free_plan (mf_bitmap *plan[MF_HEAT_CLASSES]);
 /* Queues every page that isn't PRESENT, the planned order first. */
 void mf_target_queue_missing (mf_target *target);
-/* Takes in what the source says will be missing: sets of all regions, aa(yay). */
-gboolean mf_target_learn_sets (mf_target *target, GVariant *sets, gboolean invalidate, GError **error);
+/* Takes in what the source says is missing here, and invalidates it: sets of all regions, aa(yay). */
+gboolean mf_target_learn_sets (mf_target *target, GVariant *sets, GError **error);
+/* Pulls all that is dirty, while the program stands. */
+gboolean mf_target_pull_final (mf_target *target, GError **error);
 
 /* --- mf-target-run.c --- */
 /* After the switchover: sees the program run, pulls the rest, survives the loss of the link, and ends when the source has let go, or has taken

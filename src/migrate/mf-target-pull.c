@@ -273,6 +273,12 @@ queue_by_heat (mf_target_region *region, mf_run run, guint8 heat)
 }
 
 static void
+queue_grounded (mf_target_region *region, mf_run run, guint8 heat)
+{
+  mf_puller_queue_grounded (region->puller, run, MF_PULL_LINEAR - mf_heat_class (heat));
+}
+
+static void
 defer_hot (mf_target_region *region, mf_run run, guint8 heat)
 {
   if (heat > 0)
@@ -346,8 +352,7 @@ wait_for_request (mf_target *target, gint64 deadline)
   return asked;
 }
 
-/* Scans and pulls side by side until the source asks for something else. A page that is asked for while it is scanned again is carried
- * twice; with the little that is in flight that is little. */
+/* Scans and pulls side by side until the source asks for something else. */
 static gboolean
 pull_stream (mf_target *target, GError **error)
 {
@@ -356,15 +361,50 @@ pull_stream (mf_target *target, GError **error)
   do {
     next = g_get_monotonic_time () + STREAM_PERIOD_USEC;
     for (guint i = 0; i < target->regions->len; i++) {
-      if (!each_dirty (mf_target_region_at (target, i), queue_by_heat, error))
+      if (!each_dirty (mf_target_region_at (target, i), queue_grounded, error))
         return FALSE;
     }
     if (g_cancellable_is_cancelled (target->interrupt))
       break;
   } while (!wait_for_request (target, next));
+  return TRUE;
+}
+
+/* Nothing is queued or under way any more: what streaming had queued is not asked for. */
+static gboolean
+land (mf_target *target, GError **error)
+{
   for (guint i = 0; i < target->regions->len; i++) {
-    if (!mf_puller_wait_idle (mf_target_region_at (target, i)->puller, -1, target->interrupt, error))
+    mf_puller *puller = mf_target_region_at (target, i)->puller;
+
+    mf_puller_clear (puller);
+    if (!mf_puller_wait_idle (puller, -1, target->interrupt, error))
       return FALSE;
+  }
+  return TRUE;
+}
+
+static void
+note_dirty (mf_target_region *region, mf_run run, guint8 heat)
+{
+  region->is_dirty = TRUE;
+  queue_grounded (region, run, heat);
+}
+
+/* The program stands: what is dirty now is all there will ever be. A page may have been written after it was read for an answer that is still under way, so
+ * it is asked again until nothing is dirty. */
+gboolean
+mf_target_pull_final (mf_target *target, GError **error)
+{
+  for (guint i = 0; i < target->regions->len; i++) {
+    mf_target_region *region = mf_target_region_at (target, i);
+
+    do {
+      region->is_dirty = FALSE;
+      if (!each_dirty (region, note_dirty, error) ||
+          !mf_puller_wait_idle (region->puller, -1, target->interrupt, error))
+        return FALSE;
+    } while (region->is_dirty);
   }
   return TRUE;
 }
@@ -377,7 +417,7 @@ mf_target_precopy (mf_target *target, GVariant *arguments, GVariantDict *results
   guint32 round = 0;
 
   if (sets != NULL)
-    return mf_target_learn_sets (target, sets, TRUE, error);
+    return land (target, error) && mf_target_learn_sets (target, sets, error);
   if (g_variant_lookup (arguments, "stream", "b", &stream) && stream)
     return pull_stream (target, error);
   g_variant_lookup (arguments, "round", "u", &round);
@@ -410,7 +450,7 @@ mf_target_new_plan (MfRegion *region, mf_bitmap *plan[MF_HEAT_CLASSES], mf_bitma
 }
 
 static gboolean
-learn_region (mf_target_region *region, GVariant *packed, gboolean invalidate, GError **error)
+learn_region (mf_target_region *region, GVariant *packed, GError **error)
 {
   mf_bitmap *fresh[MF_HEAT_CLASSES] = { NULL }, *all = NULL;
   gboolean ok;
@@ -418,10 +458,10 @@ learn_region (mf_target_region *region, GVariant *packed, gboolean invalidate, G
   if (!mf_target_new_plan (region->region, fresh, &all, error))
     return FALSE;
   ok = mf_dirty_set_unpack (packed, fresh, all, error);
-  if (ok && invalidate && region->plan[0] == NULL)
+  if (ok && region->plan[0] == NULL)
     mf_region_set_all_present (
         region->region); /* what was never sent is zeroes here as there; what is missing follows */
-  if (ok && invalidate)
+  if (ok)
     ok = mf_region_invalidate (region->region, all, error);
   mf_bitmap_free (all);
   if (ok && region->plan[0] == NULL) {
@@ -435,7 +475,7 @@ learn_region (mf_target_region *region, GVariant *packed, gboolean invalidate, G
 }
 
 gboolean
-mf_target_learn_sets (mf_target *target, GVariant *sets, gboolean invalidate, GError **error)
+mf_target_learn_sets (mf_target *target, GVariant *sets, GError **error)
 {
   if (g_variant_n_children (sets) != target->regions->len) {
     g_set_error (error, MF_ERROR, MF_ERROR_PROTOCOL, "the source sent %zu dirty sets for %u regions",
@@ -445,7 +485,7 @@ mf_target_learn_sets (mf_target *target, GVariant *sets, gboolean invalidate, GE
   for (guint i = 0; i < target->regions->len; i++) {
     g_autoptr (GVariant) packed = g_variant_get_child_value (sets, i);
 
-    if (!learn_region (mf_target_region_at (target, i), packed, invalidate, error))
+    if (!learn_region (mf_target_region_at (target, i), packed, error))
       return FALSE;
   }
   return TRUE;

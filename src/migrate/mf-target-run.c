@@ -23,24 +23,6 @@ queue_plan (mf_target_region *region)
     mf_puller_queue_set (region->puller, region->plan[i], MF_PULL_HINT_0 + i);
 }
 
-static gboolean
-pull_final (mf_target *target, GVariant *sets, GError **error)
-{
-  if (!mf_target_learn_sets (target, sets, FALSE, error))
-    return FALSE;
-  for (guint i = 0; i < target->regions->len; i++)
-    queue_plan (mf_target_region_at (target, i));
-  for (guint i = 0; i < target->regions->len; i++) {
-    if (!mf_puller_wait_idle (mf_target_region_at (target, i)->puller, -1, target->interrupt, error))
-      return FALSE;
-  }
-  for (guint i = 0; i < target->regions->len; i++) {
-    mf_region_set_all_present (mf_target_region_at (target, i)->region);
-    mf_target_free_plan (mf_target_region_at (target, i)->plan);
-  }
-  return TRUE;
-}
-
 gboolean
 mf_target_switchover (mf_target *target, GVariant *arguments, GVariantDict *results, GError **error)
 {
@@ -48,12 +30,14 @@ mf_target_switchover (mf_target *target, GVariant *arguments, GVariantDict *resu
   gboolean complete = FALSE;
 
   g_variant_lookup (arguments, "complete", "b", &complete);
-  if (sets == NULL) {
+  if (!complete && sets == NULL) {
     g_set_error (error, MF_ERROR, MF_ERROR_PROTOCOL, "the source switches over without a dirty set");
     return FALSE;
   }
-  if (complete ? !pull_final (target, sets, error) : !mf_target_learn_sets (target, sets, TRUE, error))
+  if (complete ? !mf_target_pull_final (target, error) : !mf_target_learn_sets (target, sets, error))
     return FALSE;
+  for (guint i = 0; complete && i < target->regions->len; i++)
+    mf_region_set_all_present (mf_target_region_at (target, i)->region);
   for (guint i = 0; i < target->regions->len; i++)
     mf_puller_set_mode (mf_target_region_at (target, i)->puller, MF_PUT_KEEP);
 

@@ -401,6 +401,22 @@ mf_puller_queue (mf_puller *puller, mf_run run, mf_pull_class class)
 }
 
 void
+mf_puller_queue_grounded (mf_puller *puller, mf_run run, mf_pull_class class)
+{
+  mf_run rest = run, part;
+
+  g_mutex_lock (&puller->lock);
+  if (puller->flying == NULL)
+    mf_pull_queue_put (puller->queue, run, class);
+  while (puller->flying != NULL && rest.count > 0 && mf_bitmap_next_run (puller->flying, rest, false, &part)) {
+    mf_pull_queue_put (puller->queue, part, class);
+    rest = (mf_run){ part.first + part.count, run.first + run.count - part.first - part.count };
+  }
+  kick (puller, TRUE);
+  g_mutex_unlock (&puller->lock);
+}
+
+void
 mf_puller_queue_set (mf_puller *puller, const mf_bitmap *pages, mf_pull_class class)
 {
   const uint64_t n_pages = mf_region_n_pages (puller->region);

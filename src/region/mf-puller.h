@@ -64,6 +64,11 @@ void mf_puller_set_bandwidth (mf_puller *puller, uint64_t bytes_per_second);
 /* In KEEP, pages that are PRESENT by then, or claimed by somebody else, are dropped: who claimed them sees to them. In REPLACE, a page that is
  * under way is pulled once more after it has come in. */
 void mf_puller_queue (mf_puller *puller, mf_run run, mf_pull_class class);
+/* The same without those pages that are under way already: for who asks again and again what is left, while it is being pulled (pre-copy). */
+void mf_puller_queue_grounded (mf_puller *puller, mf_run run, mf_pull_class class);
+/* The same without those pages that are under way already: for who asks again and again what is left while it is being pulled (the end of
+ * pre-copy). A page that was written after it was read for the answer under way is found by the next look. */
+void mf_puller_queue_grounded (mf_puller *puller, mf_run run, mf_pull_class class);
 /* A set at once: every page of `pages` into `class`. */
 void mf_puller_queue_set (mf_puller *puller, const mf_bitmap *pages, mf_pull_class class);
 /* Somebody touched a page of `run`: its queued neighbourhood comes next, and requests get smaller for a while. From a fault handler: never blocks
