@@ -248,6 +248,16 @@ guest_capability (Guest *guest, const char *name)
   g_assert_not_reached ();
 }
 
+gboolean
+guest_set_capability (Guest *guest, const char *name, gboolean on)
+{
+  g_autofree char *text =
+      g_strdup_printf ("{\"capabilities\": [{\"capability\": \"%s\", \"state\": %s}]}", name, on ? "true" : "false");
+
+  return mf_qmp_do (guest->witness, "migrate-set-capabilities", json_from_string (text, NULL), PATIENCE_USEC, NULL,
+                    NULL);
+}
+
 gint64
 guest_parameter (Guest *guest, const char *name)
 {

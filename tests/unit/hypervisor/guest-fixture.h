@@ -51,6 +51,8 @@ void guest_assert_roll_back (Guest *guest);
 char *guest_run_state (Guest *guest);
 void guest_await_run_state (Guest *guest, const char *state);
 gboolean guest_capability (Guest *guest, const char *name);
+/* FALSE when this QEMU has no such capability. */
+gboolean guest_set_capability (Guest *guest, const char *name, gboolean on);
 gint64 guest_parameter (Guest *guest, const char *name);
 void guest_do (Guest *guest, const char *command);
 /* Everything is as before any migration. */

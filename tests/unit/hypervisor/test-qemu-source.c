@@ -511,23 +511,17 @@ test_settings_come_back (void)
   static const char *const on[] = { "events", "postcopy-ram" };
   g_autoptr (Guest) guest = NULL;
   g_autoptr (GError) error = NULL;
-  JsonParser *parser = NULL;
 
   if (!qemu_is_there ())
     return;
   guest = checked_guest ();
   guest_end_program (guest);
-  parser = json_parser_new ();
-  json_parser_load_from_data (parser,
-                              "{\"capabilities\": [{\"capability\": \"events\", \"state\": true}, "
-                              "{\"capability\": \"postcopy-ram\", \"state\": true}]}",
-                              -1, NULL);
-  mf_qmp_do (guest->witness, "migrate-set-capabilities", json_parser_steal_root (parser), PATIENCE_USEC, NULL, &error);
+  for (guint i = 0; i < G_N_ELEMENTS (on); i++)
+    g_assert_true (guest_set_capability (guest, on[i], TRUE));
+  mf_qmp_do (guest->witness, "migrate-set-parameters",
+             json_from_string ("{\"max-bandwidth\": 12345678, \"downtime-limit\": 77}", NULL), PATIENCE_USEC, NULL,
+             &error);
   g_assert_no_error (error);
-  json_parser_load_from_data (parser, "{\"max-bandwidth\": 12345678, \"downtime-limit\": 77}", -1, NULL);
-  mf_qmp_do (guest->witness, "migrate-set-parameters", json_parser_steal_root (parser), PATIENCE_USEC, NULL, &error);
-  g_assert_no_error (error);
-  g_object_unref (parser);
 
   guest_assert_check (guest, TRUE);
   guest_assert_prepare (guest, TRUE);

@@ -2,6 +2,7 @@
 /* A QEMU as the target, and whole moves from one QEMU to another. The RAM is copied by the test while neither runs; what carries the device state is
  * the test as well. */
 #include "guest-fixture.h"
+#include "migrate/mf-state-relay.h"
 #include "mf-wait.h"
 
 #include <pthread.h>
@@ -154,6 +155,73 @@ test_move (void)
   g_assert_cmpuint (guest_counter (target) - counted, <, G_MAXUINT32 / 2);
   state = guest_run_state (target);
   g_assert_cmpstr (state, ==, "running");
+}
+
+/* Two relays and a stream between them carry the state, as they do between two services; with and without an acknowledgement. */
+static void
+move_through_relays (Guest *source, Guest *target, mf_state_relay_flags ack)
+{
+  g_autoptr (mf_state_relay) source_relay = NULL;
+  g_autoptr (mf_state_relay) target_relay = NULL;
+  g_autoptr (GError) error = NULL;
+  gint64 stopped_usec, released_usec, running_usec;
+  int stream[2], program[2];
+
+  g_assert_cmpint (socketpair (AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, stream), ==, 0);
+  g_assert_cmpint (socketpair (AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, program), ==, 0);
+  target_relay = mf_state_relay_new (receive (target), stream[1], MF_STATE_RELAY_HOLD | ack, &error);
+  g_assert_no_error (error);
+  source_relay = mf_state_relay_new (program[0], stream[0], MF_STATE_RELAY_FORWARD, &error);
+  g_assert_no_error (error);
+  source->program->ops->stop_and_send (source->program, program[1], &stopped_usec, NULL, &error);
+  g_assert_no_error (error);
+  guest_copy_ram (source, target);
+  guest_assert_not_counting (target);
+  released_usec = g_get_monotonic_time ();
+  mf_state_relay_release (target_relay);
+  source->program->ops->release (source->program, NULL, &error);
+  g_assert_no_error (error);
+  await_running (target, &running_usec);
+  source->program->ops->await_sent (source->program, NULL, &error);
+  g_assert_no_error (error);
+  g_test_message ("%" G_GINT64_FORMAT " bytes of device state; runs %" G_GINT64_FORMAT " us after the release",
+                  (gint64) mf_state_relay_get_bytes (source_relay), running_usec - released_usec);
+  g_assert_null (mf_state_relay_get_error (source_relay));
+  g_assert_null (mf_state_relay_get_error (target_relay));
+}
+
+static void
+test_relays (gconstpointer with_ack)
+{
+  static const char *const capabilities[] = { "return-path", "switchover-ack" };
+  gboolean acknowledges = GPOINTER_TO_INT (with_ack);
+  g_autoptr (Guest) source = NULL;
+  g_autoptr (Guest) target = NULL;
+
+  if (!qemu_is_there ())
+    return;
+  source = guest_new (NULL);
+  target = guest_new (&(GuestOptions){ .is_target = TRUE });
+  for (guint i = 0; acknowledges && i < G_N_ELEMENTS (capabilities); i++)
+    if (!guest_set_capability (source, capabilities[i], TRUE) ||
+        !guest_set_capability (target, capabilities[i], TRUE)) {
+      g_test_skip ("this QEMU has no switchover-ack");
+      return;
+    }
+  guest_await_counting (source);
+  guest_assert_check (source, TRUE);
+  guest_assert_check (target, FALSE);
+  g_assert_cmpint (source->info.switchover_ack, ==, acknowledges);
+  g_assert_cmpint (target->info.switchover_ack, ==, acknowledges);
+  guest_assert_prepare (source, TRUE);
+  guest_assert_prepare (target, FALSE);
+  move_through_relays (source, target, acknowledges ? MF_STATE_RELAY_ACK : 0);
+  guest_end_program (source);
+  guest_end_program (target);
+  guest_assert_untouched (source);
+  guest_assert_untouched (target);
+  guest_assert_not_counting (source);
+  guest_await_counting (target);
 }
 
 /* What was a target becomes a source. */
@@ -427,6 +495,8 @@ main (int argc, char **argv)
 {
   g_test_init (&argc, &argv, NULL);
   g_test_add_func ("/qemu-target/move", test_move);
+  g_test_add_data_func ("/qemu-target/relays/plain", GINT_TO_POINTER (FALSE), test_relays);
+  g_test_add_data_func ("/qemu-target/relays/acknowledged", GINT_TO_POINTER (TRUE), test_relays);
   g_test_add_func ("/qemu-target/move-on", test_move_on);
   g_test_add_func ("/qemu-target/move-of-paused", test_move_of_paused);
   g_test_add_func ("/qemu-target/move-to-paused", test_move_to_paused);
