@@ -22,7 +22,7 @@
  * swapped out, goes through the buffer. A hole punched between the question and the read is allocated again with zeroes: harmless.
  *
  * A page that was PRESENT when the request came may be invalidated while its bytes are on their way to the socket. So a large reply ends with a chunk of its own,
- * sent after its data, and that chunk is an error when not all pages are PRESENT any more.
+ * sent after its data, and that chunk is an error when pages were invalidated meanwhile (mf_region_peek_begin()).
  */
 #include "nbd/mf-nbd-connection.h"
 
@@ -212,17 +212,15 @@ data_from (const mf_nbd_export *export, uint64_t offset, uint64_t end)
   return MIN (mf_store_data_from (mf_region_store (export->region), offset), end);
 }
 
-/* How many bytes from `offset` on are PRESENT and a hole. The page map is asked before and after the store: a page that
- * arrives in between is not the hole that it was. */
+/* How many bytes from `offset` on are PRESENT and a hole. */
 static uint64_t
 hole_at (const mf_nbd_export *export, uint64_t offset, uint64_t end)
 {
-  uint64_t same, data;
+  uint64_t same;
 
   if (!present_at (export, offset, end - offset, &same))
     return 0;
-  data = data_from (export, offset, offset + same);
-  return data > offset && present_at (export, offset, data - offset, &same) ? same : 0;
+  return data_from (export, offset, offset + same) - offset;
 }
 
 /* Adds up to a buffer of bytes from `*offset` on, through the buffer, and sends it: the buffer is free again then. Sets `error`
@@ -294,39 +292,40 @@ add_from_mapping (Reply *reply, const uint8_t *mapping, uint64_t *offset, uint64
   return TRUE;
 }
 
-/* Adds the bytes of [*offset, end), all of them PRESENT, or some of them. */
+/* Adds some of the bytes from `*offset` on. */
 static gboolean
-add_present (Reply *reply, const uint8_t *mapping, uint64_t *offset, uint64_t end, GError **error)
+add_some (Reply *reply, const uint8_t *mapping, uint64_t *offset, uint64_t end, GError **error)
 {
-  uint64_t data = data_from (reply->connection->export, *offset, end);
-  uint64_t absent;
+  const mf_nbd_export *export = reply->connection->export;
+  uint64_t hole = hole_at (export, *offset, end), absent, same;
 
-  if (data > *offset) {
-    if (!reply_add (reply, *offset, (uint32_t) (data - *offset), NULL))
+  if (hole > 0) {
+    if (!reply_add (reply, *offset, (uint32_t) hole, NULL))
       return FALSE;
-    *offset = data;
+    *offset += hole;
     return TRUE;
   }
-  if (!add_from_mapping (reply, mapping, offset, end, &absent))
+  if (!mapping || !present_at (export, *offset, end - *offset, &same))
+    return add_through_buffer (reply, offset, end, error);
+  if (!add_from_mapping (reply, mapping, offset, *offset + same, &absent))
     return FALSE;
-  if (absent > *offset)
-    return add_through_buffer (reply, offset, absent, error);
-  return TRUE;
+  return absent == *offset || add_through_buffer (reply, offset, absent, error);
 }
 
-/* A large request for a store in RAM. */
+/* A large structured reply. `mapping`: of a store in RAM, or NULL. */
 static gboolean
-reply_from_mapping (mf_nbd_connection *connection, const mf_nbd_request *request, const uint8_t *mapping)
+reply_in_chunks (mf_nbd_connection *connection, const mf_nbd_request *request, const uint8_t *mapping)
 {
-  const mf_nbd_export *export = connection->export;
+  MfRegion *region = connection->export->region;
   Reply reply = { .connection = connection, .request = request };
-  uint64_t offset = request->offset, end = request->offset + request->length, same;
+  uint64_t offset = request->offset, end = request->offset + request->length;
   g_autoptr (GError) error = NULL;
+  guint stamp;
+  gboolean peek = mf_region_peek_begin (region, &stamp);
 
   while (offset < end) {
-    gboolean present = present_at (export, offset, end - offset, &same);
-    gboolean ok = present ? add_present (&reply, mapping, &offset, offset + same, &error)
-                          : add_through_buffer (&reply, &offset, offset + same, &error);
+    gboolean ok =
+        peek ? add_some (&reply, mapping, &offset, end, &error) : add_through_buffer (&reply, &offset, end, &error);
 
     if (!ok)
       return error ? reply_end (&reply, mf_nbd_error_number (error), "the region could not be read") : FALSE;
@@ -334,38 +333,23 @@ reply_from_mapping (mf_nbd_connection *connection, const mf_nbd_request *request
   if (reply.n_chunks > 0 && !reply_flush (&reply, FALSE))
     return FALSE;
   forget_mapped (connection);
-  if (!present_at (export, request->offset, request->length, &same) || same < request->length)
+  if (peek && !mf_region_peek_end (region, stamp))
     return reply_end (&reply, MF_NBD_EIO, "pages were invalidated while they were read");
   return reply_end (&reply, MF_NBD_OK, NULL);
 }
 
-/* A structured reply through the buffer, in one send when it fits. */
+/* A structured reply of few bytes, in one send. */
 static gboolean
-reply_from_buffer (mf_nbd_connection *connection, const mf_nbd_request *request)
+reply_small (mf_nbd_connection *connection, const mf_nbd_request *request)
 {
+  uint8_t *scratch = mf_nbd_connection_scratch (connection);
   Reply reply = { .connection = connection, .request = request };
-  uint64_t offset = request->offset, end = request->offset + request->length;
   g_autoptr (GError) error = NULL;
 
-  if (request->length <= SMALL_BYTES) {
-    uint8_t *scratch = mf_nbd_connection_scratch (connection);
-
-    if (!mf_region_read (connection->export->region, offset, scratch, request->length, connection->cancellable, &error))
-      return reply_end (&reply, mf_nbd_error_number (error), "the region could not be read");
-    return reply_add_looking (&reply, offset, request->length, scratch) && reply_flush (&reply, TRUE);
-  }
-  while (offset < end) {
-    uint64_t hole = hole_at (connection->export, offset, end);
-
-    if (hole > 0) {
-      if (!reply_add (&reply, offset, (uint32_t) hole, NULL))
-        return FALSE;
-      offset += hole;
-    } else if (!add_through_buffer (&reply, &offset, end, &error)) {
-      return error ? reply_end (&reply, mf_nbd_error_number (error), "the region could not be read") : FALSE;
-    }
-  }
-  return reply_end (&reply, MF_NBD_OK, NULL);
+  if (!mf_region_read (connection->export->region, request->offset, scratch, request->length, connection->cancellable,
+                       &error))
+    return reply_end (&reply, mf_nbd_error_number (error), "the region could not be read");
+  return reply_add_looking (&reply, request->offset, request->length, scratch) && reply_flush (&reply, TRUE);
 }
 
 /* A reply without chunks: `head`, then all the bytes, zeroes too. Once the head is out an error can only be shown by hanging up. */
@@ -415,13 +399,14 @@ reply_unfragmented (mf_nbd_connection *connection, const mf_nbd_request *request
   return reply_whole (connection, request, head, encode_chunk_head (&reply, &chunk, TRUE, head));
 }
 
+/* The store's mapping, if it is to be read from. */
 static const uint8_t *
-mapping_for (const mf_nbd_export *export, const mf_nbd_request *request)
+mapping_of (const mf_nbd_export *export)
 {
   MfStore *store = mf_region_store (export->region);
   MfStoreKind kind = mf_store_kind (store);
 
-  if (request->length <= SMALL_BYTES || (kind != MF_STORE_TMPFS && kind != MF_STORE_MEMFD))
+  if (kind != MF_STORE_TMPFS && kind != MF_STORE_MEMFD)
     return NULL;
   /* Of somebody else's file that one may only read mincore() says nothing. */
   if (mf_store_read_only (store))
@@ -433,7 +418,6 @@ gboolean
 mf_nbd_reply_read (mf_nbd_connection *connection, const mf_nbd_request *request)
 {
   mf_run run = whole_pages (connection->export, request);
-  const uint8_t *mapping;
 
   if (connection->reader && run.count > 0)
     mf_dirty_reader_take (connection->reader, run);
@@ -441,6 +425,7 @@ mf_nbd_reply_read (mf_nbd_connection *connection, const mf_nbd_request *request)
     return reply_simple (connection, request);
   if (request->flags & MF_NBD_CMD_FLAG_DF)
     return reply_unfragmented (connection, request);
-  mapping = mapping_for (connection->export, request);
-  return mapping ? reply_from_mapping (connection, request, mapping) : reply_from_buffer (connection, request);
+  if (request->length <= SMALL_BYTES)
+    return reply_small (connection, request);
+  return reply_in_chunks (connection, request, mapping_of (connection->export));
 }

@@ -33,6 +33,12 @@ struct _MfRegion {
 
   GMutex stripes[MF_REGION_STRIPES];
 
+  /* Atomic. Raised, in this order, before the first page's state changes; `invalidating` is lowered after the last hole was punched. So who sees nobody
+   * invalidating after he took `invalidations` sees all that those did which he counted, and any other raises the count before a page of his
+   * can be PRESENT again. */
+  gint invalidating;
+  gint invalidations;
+
   mf_gate fetcher; /* data: a FetcherCall */
   GMutex wait_lock;
   GCond arrived;

@@ -218,12 +218,36 @@ forget_run (MfRegion *region, mf_run run, GError **error)
 }
 
 gboolean
-mf_region_invalidate (MfRegion *region, const mf_bitmap *pages, GError **error)
+mf_region_peek_begin (MfRegion *region, guint *stamp)
+{
+  *stamp = (guint) g_atomic_int_get (&region->invalidations);
+  return g_atomic_int_get (&region->invalidating) == 0;
+}
+
+gboolean
+mf_region_peek_end (MfRegion *region, guint stamp)
+{
+  return (guint) g_atomic_int_get (&region->invalidations) == stamp;
+}
+
+static void
+invalidation_begins (MfRegion *region)
+{
+  g_atomic_int_inc (&region->invalidating);
+  g_atomic_int_inc (&region->invalidations);
+}
+
+static void
+invalidation_ends (MfRegion *region)
+{
+  g_atomic_int_add (&region->invalidating, -1);
+}
+
+static gboolean
+forget_pages (MfRegion *region, const mf_bitmap *pages, GError **error)
 {
   mf_run rest = { 0, region->n_pages };
   mf_run run;
-
-  g_return_val_if_fail (mf_bitmap_size (pages) == region->n_pages, FALSE);
 
   while (rest.count > 0 && mf_bitmap_next_run (pages, rest, true, &run)) {
     for (uint64_t page = run.first; page < run.first + run.count;) {
@@ -241,11 +265,25 @@ mf_region_invalidate (MfRegion *region, const mf_bitmap *pages, GError **error)
 }
 
 gboolean
+mf_region_invalidate (MfRegion *region, const mf_bitmap *pages, GError **error)
+{
+  gboolean ok;
+
+  g_return_val_if_fail (mf_bitmap_size (pages) == region->n_pages, FALSE);
+
+  invalidation_begins (region);
+  ok = forget_pages (region, pages, error);
+  invalidation_ends (region);
+  return ok;
+}
+
+gboolean
 mf_region_reset (MfRegion *region, GError **error)
 {
   const mf_run all = { 0, region->n_pages };
   gboolean ok;
 
+  invalidation_begins (region);
   for (guint i = 0; i < MF_REGION_STRIPES; i++)
     g_mutex_lock (&region->stripes[i]);
   mf_page_map_apply_run (region->map, all, MF_PAGE_READ_TO_SEND, NULL);
@@ -253,6 +291,7 @@ mf_region_reset (MfRegion *region, GError **error)
   ok = mf_store_punch (region->store, 0, region->size_bytes, error);
   for (guint i = 0; i < MF_REGION_STRIPES; i++)
     g_mutex_unlock (&region->stripes[i]);
+  invalidation_ends (region);
   if (!ok)
     g_prefix_error (error, "emptying region %s: ", region->name);
   return ok;

@@ -88,6 +88,12 @@ gboolean mf_region_write (MfRegion *region, uint64_t offset, const void *buffer,
 gboolean mf_region_zero (MfRegion *region, uint64_t offset, uint64_t length, gboolean punch, GCancellable *cancellable,
                          GError **error);
 
+/* --- For who reads the store himself (the NBD server, through the mapping) ---
+ * begin(), then the page map and then the bytes of PRESENT pages, then end(). What was read is right if end() says TRUE; otherwise pages were invalidated
+ * meanwhile, and what was read may be zeroes in their place. FALSE from begin(): that is being done right now, use mf_region_read(). */
+gboolean mf_region_peek_begin (MfRegion *region, guint *stamp);
+gboolean mf_region_peek_end (MfRegion *region, guint stamp);
+
 /* Called, with no lock held and from any thread, when somebody waits for the pages of `run`; must not block. Once a waiter: who takes it on
  * goes on trying until the pages are there. */
 typedef void (*mf_region_fetcher) (mf_run run, gpointer user_data);
