@@ -4,7 +4,7 @@ import os
 import signal
 import time
 
-from mfvm import heartbeat, netns, qemu
+from mfvm import heartbeat, netns, qemu, service
 from mfvm.deadline import TooLate, wait_until
 
 from . import TREE
@@ -17,9 +17,12 @@ SIZES = {False: ("512M", ("mf.fill=400M", "mf.dirty=96M", "mf.rate=82000000", "m
 AFTER_SECONDS = 2.5
 
 
+REGION = "vm"
+
+
 class Stage:
-    """A context manager. `hosts` are the two hosts, `source` and `destination` the QEMUs that start_source() and
-    start_destination() have started there."""
+    """A context manager: two hosts, `hosts`, and a link between them. start() and start_managed() start a guest on one of
+    them, start_service() a memferryd; all end with the stage."""
 
     def __init__(self, host, rate):
         self.host = host
@@ -31,10 +34,8 @@ class Stage:
 
     def __enter__(self):
         try:
-            self.space.__enter__()
-            self.open.append(self.space)
-            self.hosts.__enter__()
-            self.open.append(self.hosts)
+            self.enter(self.space)
+            self.enter(self.hosts)
             if self.rate:
                 self.hosts.shape(self.rate)
             self.record = self.space.file("beats")
@@ -53,17 +54,33 @@ class Stage:
             part.__exit__(None, None, None)
         self.open.clear()
 
-    def command(self, name, incoming):
-        return qemu.guest_arguments(self.space.ram_file(name), self.size, "connect:" + self.space.file("serial"),
-                                    self.space.file(name + ".qmp"), workload=self.workload, incoming=incoming)
+    def command(self, name, ram, incoming, more=()):
+        return qemu.guest_arguments(ram, self.size, "connect:" + self.space.file("serial"), self.space.file(name + ".qmp"),
+                                    workload=self.workload, incoming=incoming, more=more)
 
-    def start(self, name, where, incoming=False, before=(), environment=None):
-        """Starts a QEMU on host `where`; `before` are words before its command."""
-        guest = qemu.Guest(self.command(name, incoming), prefix=[*self.hosts.prefix[where], *before],
-                           environment=environment, log=self.space.file(name + ".log"))
-        guest.__enter__()
-        self.open.append(guest)
-        return guest
+    def enter(self, part):
+        part.__enter__()
+        self.open.append(part)
+        return part
+
+    def start(self, name, where, incoming=False):
+        """Starts a QEMU on host `where`."""
+        return self.enter(qemu.Guest(self.command(name, self.space.ram_file(name), incoming),
+                                     prefix=self.hosts.prefix[where], log=self.space.file(name + ".log")))
+
+    def peer(self, where):
+        """The address at which the memferryd of host `where` is reached."""
+        return f"tcp://{self.hosts.address[where]}"
+
+    def start_service(self, where):
+        service.BUILD = self.host.build
+        return self.enter(service.Service(self.space, where, prefix=self.hosts.prefix[where], listen=[self.peer(where)]))
+
+    def start_managed(self, name, daemon, incoming=False):
+        """Starts a QEMU whose memory memferryd `daemon` can move. It has two monitors: one for the service, one to watch."""
+        control = self.space.file(name + ".control")
+        command = self.command(name, daemon.region_path(REGION), incoming, ("-qmp", f"unix:{control},server=on,wait=off"))
+        return self.enter(daemon.guest(REGION, command, control, size=self.size, log=self.space.file(name + ".log")))
 
     def beats(self):
         return heartbeat.load(self.record) if os.path.exists(self.record) else heartbeat.Console()

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Tables, CSV files, goals."""
 import csv
+import os
 import statistics
 
 
 def spread(values, digits=2):
-    """`median (least-most)`, the median alone when there is one value."""
+    """`median (least-most)`, the median alone when there is one value, "-" when there is none."""
+    if not values:
+        return "-"
     median = f"{statistics.median(values):.{digits}f}"
     if len(values) == 1:
         return median
@@ -51,7 +54,8 @@ class Recorder:
         """Runs each of `ways` (name to function) once, then each again, so that what changes meanwhile hits all."""
         for run in range(runs):
             for way, function in ways.items():
-                self.add(way, run, function())
+                load = os.getloadavg()[0]
+                self.add(way, run, {**function(), "load": load})
 
     def all(self, way, what):
         return self.values.get((way, what), [])
