@@ -61,12 +61,13 @@ bytes_of (const Put *put, mf_run run)
 }
 
 static gboolean
-write_run (const Put *put, mf_run run, GError **error)
+write_run (const Put *put, mf_run run, gboolean fresh, GError **error)
 {
   uint64_t offset, length;
 
   mf_region_bytes_of (put->region, run, &offset, &length);
-  return mf_store_write (put->region->store, offset, bytes_of (put, run), length, error);
+  return (fresh ? mf_store_write_fresh : mf_store_write) (put->region->store, offset, bytes_of (put, run), length,
+                                                          error);
 }
 
 static gboolean
@@ -129,7 +130,7 @@ keep_wanted (const Put *put, mf_run part, GError **error)
     gboolean ok = TRUE;
 
     if (put->ops == NULL)
-      ok = hole ? punch_run (put, run, error) : write_run (put, run, error);
+      ok = hole ? punch_run (put, run, error) : write_run (put, run, TRUE, error);
     else if (!hole)
       ok = put_attached (put, run, NULL, error);
     if (!ok)
@@ -181,7 +182,7 @@ write_run_locked (const Put *put, mf_run run, GError **error)
   gboolean ok;
 
   mf_region_stripe_lock (put->region, run.first);
-  ok = write_run (put, run, error);
+  ok = write_run (put, run, FALSE, error);
   mf_region_stripe_unlock (put->region, run.first);
   return ok;
 }
@@ -231,6 +232,15 @@ replace_bytes_attached (const Put *put, mf_run run, GError **error)
   return TRUE;
 }
 
+/* By the first page: a run that is partly there is written all the same. */
+static gboolean
+replace_bytes (const Put *put, mf_run run, GError **error)
+{
+  gboolean present = (mf_page_map_state (put->region->map, run.first) & MF_PAGE_PRESENT) != 0;
+
+  return write_run (put, run, !present, error);
+}
+
 static gboolean
 replace_part (const Put *put, mf_run part, GError **error)
 {
@@ -247,7 +257,7 @@ replace_part (const Put *put, mf_run part, GError **error)
     if (hole)
       ok = punch_run (put, run, error);
     else
-      ok = attached ? replace_bytes_attached (put, run, error) : write_run (put, run, error);
+      ok = attached ? replace_bytes_attached (put, run, error) : replace_bytes (put, run, error);
     if (ok) {
       mf_page_map_apply_run (region->map, run, MF_PAGE_CLAIM, NULL);
       mf_page_map_apply_run (region->map, run, MF_PAGE_ARRIVE, NULL);

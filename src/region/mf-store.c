@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "mf-store.h"
+#include "mf-store-fill.h"
 #include "mf-store-ledger.h"
 
 #include <errno.h>
@@ -15,8 +16,8 @@
  * What the file systems differ in:
  *
  *              holes found by      written by              room checked by
- *   tmpfs      SEEK_DATA           pwrite                  statfs, MemAvailable
- *   memfd      SEEK_DATA           pwrite                  MemAvailable (its file system has no limit)
+ *   tmpfs      SEEK_DATA           pwrite; holes by        statfs, MemAvailable
+ *   memfd      SEEK_DATA           UFFDIO_COPY             MemAvailable (its file system has no limit)
  *   disk       SEEK_DATA           pwrite                  statfs
  *   hugetlbfs  nothing: all data   fallocate + a mapping   the kernel, when the mapping is made
  *
@@ -34,9 +35,11 @@ struct _MfStore {
   dev_t device;
   ino_t inode;
 
-  GMutex map_lock;    /* protects making the mappings; once made they stay */
-  uint8_t *map;       /* PROT_READ; atomic */
-  uint8_t *write_map; /* hugetlbfs only; atomic */
+  GMutex map_lock;         /* protects making the mappings; once made they stay */
+  uint8_t *map;            /* PROT_READ; atomic */
+  uint8_t *write_map;      /* hugetlbfs only; atomic */
+  mf_store_filler *filler; /* atomic */
+  gboolean no_filler;      /* it was tried and can't be had */
 };
 
 static uint64_t
@@ -207,6 +210,7 @@ mf_store_unref (MfStore *store)
     munmap (store->map, round_up (store->size_bytes, store->page_bytes));
   if (store->write_map != NULL)
     munmap (store->write_map, round_up (store->size_bytes, store->page_bytes));
+  mf_store_filler_free (store->filler);
   close (store->fd);
   g_mutex_clear (&store->map_lock);
   g_free (store->path);
@@ -419,6 +423,51 @@ mf_store_write (MfStore *store, uint64_t offset, const void *buffer, size_t leng
     length -= (size_t) n;
   }
   return TRUE;
+}
+
+/* Made at first use: a store that is only served has none. */
+static mf_store_filler *
+ensure_filler (MfStore *store)
+{
+  mf_store_filler *filler = g_atomic_pointer_get (&store->filler);
+
+  if (filler != NULL || store->read_only || (store->kind != MF_STORE_TMPFS && store->kind != MF_STORE_MEMFD))
+    return filler;
+  g_mutex_lock (&store->map_lock);
+  filler = store->filler;
+  if (filler == NULL && !store->no_filler) {
+    filler = mf_store_filler_new (store->fd, store->size_bytes, store->page_bytes);
+    store->no_filler = filler == NULL;
+    g_atomic_pointer_set (&store->filler, filler);
+  }
+  g_mutex_unlock (&store->map_lock);
+  return filler;
+}
+
+gboolean
+mf_store_write_fresh (MfStore *store, uint64_t offset, const void *buffer, size_t length, GError **error)
+{
+  mf_store_filler *filler = ensure_filler (store);
+  const uint8_t *from = buffer;
+
+  if (!check_range (store, "writing", offset, length, error))
+    return FALSE;
+  while (filler != NULL && offset % store->page_bytes == 0 && length >= store->page_bytes) {
+    int64_t n = mf_store_filler_copy (filler, offset, from, length / store->page_bytes * store->page_bytes);
+
+    /* What it can't do, pwrite can, or says better why not. */
+    if (n < 0)
+      break;
+    if (n == 0) {
+      n = store->page_bytes;
+      if (!mf_store_write (store, offset, from, (size_t) n, error))
+        return FALSE;
+    }
+    from += n;
+    offset += (uint64_t) n;
+    length -= (size_t) n;
+  }
+  return length == 0 || mf_store_write (store, offset, from, length, error);
 }
 
 gboolean

@@ -51,6 +51,8 @@ uint64_t mf_store_allocated (MfStore *store);
 /* Ranges past the end are MF_ERROR_INVALID. A write that fails may have put down its first bytes. */
 gboolean mf_store_read (MfStore *store, uint64_t offset, void *buffer, size_t length, GError **error);
 gboolean mf_store_write (MfStore *store, uint64_t offset, const void *buffer, size_t length, GError **error);
+/* The same, quicker where the whole pages of the range are holes, as the caller believes. */
+gboolean mf_store_write_fresh (MfStore *store, uint64_t offset, const void *buffer, size_t length, GError **error);
 /* Makes [offset, offset + length) a hole: whole pages only, and the tail of the store. */
 gboolean mf_store_punch (MfStore *store, uint64_t offset, uint64_t length, GError **error);
 

@@ -3,7 +3,8 @@
 
 #define SPARE_MIN_USEC  1000
 #define SPARE_BASE_PART 4
-#define FLOOR_REQUESTS  2 /* a lane */
+#define FLOOR_REQUESTS  2 /* small ones, a lane */
+#define SPARE_REQUESTS  3 /* large ones, a lane */
 #define START_BYTES     (4u * MF_TRANSFER_MIN)
 #define REOPEN_ROUNDS   3
 #define LOW_PROBE_USEC  G_USEC_PER_SEC
@@ -90,7 +91,8 @@ spare_bytes (const mf_window *window, uint64_t bytes_per_second)
   uint64_t usec = (uint64_t) MAX (SPARE_MIN_USEC, window->base_usec / SPARE_BASE_PART);
   uint64_t requests = (uint64_t) MAX (window->lanes, 1) * FLOOR_REQUESTS;
 
-  return CLAMP (bytes_per_second * usec / G_USEC_PER_SEC, requests * MF_TRANSFER_MIN, requests * window->calm_bytes);
+  return CLAMP (bytes_per_second * usec / G_USEC_PER_SEC, requests * MF_TRANSFER_MIN,
+                requests / FLOOR_REQUESTS * SPARE_REQUESTS * window->calm_bytes);
 }
 
 /* Whether base has to be measured anew: nothing has been that quick for a long time, or the window has come down to almost nothing and
@@ -134,8 +136,9 @@ end_round (mf_window *window, gint64 now_usec)
 {
   gint64 elapsed = MAX (now_usec - window->round_start_usec, 1);
   uint64_t bytes_per_second = window->round_bytes * G_USEC_PER_SEC / (uint64_t) elapsed;
-  gint64 queue_usec = window->round_min_usec - window->base_usec;
-  uint64_t queued = bytes_per_second * (uint64_t) queue_usec / G_USEC_PER_SEC;
+  /* By Little's law again, and not by the rate, which a round that was held up once has wrong. */
+  uint64_t queued = window->window_bytes * (uint64_t) (window->round_min_usec - window->base_usec) /
+                    (uint64_t) window->round_min_usec;
   uint64_t spare = spare_bytes (window, bytes_per_second);
   gboolean was_startup = window->startup;
   uint64_t aim;

@@ -11,7 +11,7 @@
  *   base      the smallest delay seen: the link with nothing queued.
  *   queue     the smallest delay of the round - base: what stands in the queues all the time (a single late one is jitter).
  *   spare     the bytes that may stand in the queues: what the link carries in max (1 ms, base / 4), at least two
- *             small and at most two large requests a lane. So the total delay stays below what a base + 1 ms, or 1.25 x base, makes of it,
+ *             small and at most three large requests a lane. So the total delay stays below what a base + 1 ms, or 1.25 x base, makes of it,
  *             and a fast link, which is full with a few requests, gets no window that outgrows the CPU's cache.
  *
  * At first, and whenever nothing queues up for some rounds though the window was used up, the window doubles every round until something

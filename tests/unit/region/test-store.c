@@ -115,6 +115,41 @@ test_holes (Fixture *f, gconstpointer where)
   g_assert_cmpuint (mf_store_allocated (store), ==, 0);
 }
 
+/* A write that takes the pages for holes, which some are and some are not. */
+static void
+test_write_fresh (Fixture *f, gconstpointer where)
+{
+  const uint64_t size = 100 * PAGE + 77;
+  g_autofree uint8_t *model = g_malloc0 (size);
+  g_autofree uint8_t *got = g_malloc (size);
+  g_autoptr (GRand) dice = g_rand_new_with_seed (5);
+  g_autoptr (GError) error = NULL;
+  g_autoptr (MfStore) store = mf_store_create (f->path, size, NULL);
+
+  for (guint i = 0; i < 100; i++) {
+    uint64_t offset = (uint64_t) g_rand_int_range (dice, 0, (int) size);
+    uint64_t length = (uint64_t) g_rand_int_range (dice, 0, 20 * PAGE);
+
+    if (i % 3 != 0)
+      offset = offset / PAGE * PAGE;
+    length = MIN (length, size - offset);
+    for (uint64_t at = offset; at < offset + length; at++)
+      model[at] = (uint8_t) g_rand_int (dice);
+    g_assert_true (mf_store_write_fresh (store, offset, model + offset, length, &error));
+    g_assert_no_error (error);
+    if (i % 10 == 9) {
+      memset (model + i / 10 * PAGE, 0, 3 * PAGE);
+      g_assert_true (mf_store_punch (store, i / 10 * PAGE, 3 * PAGE, NULL));
+    }
+  }
+  g_assert_true (mf_store_write_fresh (store, 100 * PAGE, model + 100 * PAGE, 77, &error));
+  g_assert_true (mf_store_read (store, 0, got, size, &error));
+  g_assert_cmpmem (got, size, model, size);
+
+  g_assert_false (mf_store_write_fresh (store, size, "x", 1, &error));
+  g_assert_error (error, MF_ERROR, MF_ERROR_INVALID);
+}
+
 static void
 test_mapping (Fixture *f, gconstpointer where)
 {
@@ -350,6 +385,7 @@ test_reserve_counts_once (gconstpointer folder)
   g_autoptr (MfStore) first = new_in (folder, "first", 40 * MIB);
   g_autoptr (MfStore) rest = new_in (folder, "rest", 24 * MIB);
   g_autoptr (MfStore) more = new_in (folder, "more", 24 * MIB + 1);
+  const uint8_t page[PAGE] = { 1 };
 
   g_assert_true (mf_store_reserve (first, &error));
   fill (first, 0, 30 * MIB, 'r');
@@ -363,6 +399,9 @@ test_reserve_counts_once (gconstpointer folder)
 
   /* Full: one byte more is an error that says so. */
   g_assert_false (mf_store_write (more, 0, "u", 1, &error));
+  g_assert_error (error, MF_ERROR, MF_ERROR_NO_SPACE);
+  g_clear_error (&error);
+  g_assert_false (mf_store_write_fresh (more, 0, page, PAGE, &error));
   g_assert_error (error, MF_ERROR, MF_ERROR_NO_SPACE);
   g_unlink (mf_store_path (first));
   g_unlink (mf_store_path (rest));
@@ -439,8 +478,9 @@ main (int argc, char **argv)
     const char *name;
     void (*test) (Fixture *f, gconstpointer where);
   } tests[] = {
-    { "kinds", test_kinds },         { "holes", test_holes },   { "mapping", test_mapping },     { "open", test_open },
-    { "bad-files", test_bad_files }, { "bounds", test_bounds }, { "cut-short", test_cut_short },
+    { "kinds", test_kinds },     { "holes", test_holes },         { "write-fresh", test_write_fresh },
+    { "mapping", test_mapping }, { "open", test_open },           { "bad-files", test_bad_files },
+    { "bounds", test_bounds },   { "cut-short", test_cut_short },
   };
   g_autofree char *own = g_dir_make_tmp ("mf-test-store-XXXXXX", NULL);
   int result;
