@@ -2,6 +2,8 @@
 /*
  * memferry's whole way of a fault, without the service around it: one process exports a file by NBD, a second one serves the faults of a
  * program that maps another file, page by page from the first. bench-touch, under the preload library, is that program.
+ *
+ * Or its way of pre-copy: all of it is pulled through the program's mapping before the program goes on.
  */
 #include "attach/mf-handover.h"
 #include "bench-link.h"
@@ -17,14 +19,17 @@
 #include <unistd.h>
 
 static const char usage[] =
-    "usage: bench-serve unix|tcp LANES SOURCE REGION SOCKET\n"
+    "usage: bench-serve [--precopy] unix|tcp LANES SOURCE REGION SOCKET\n"
     "Serves the faults of one program that maps REGION, which is made, of SOURCE's size, from SOURCE; with LANES over "
     "0 it brings\n"
-    "all the rest meanwhile. Programs hand over at SOCKET. Prints \"ready\", and ends with the program.\n";
+    "all the rest meanwhile; with --precopy it brings everything before the program goes on. Programs hand over at "
+    "SOCKET.\n"
+    "Prints \"ready\", and what it measured as a JSON object, and ends with the program.\n";
 
 #define LANES_MAX 8
 
 typedef struct {
+  bool precopy;
   unsigned n_lanes;
   int fault_link[2], bulk_links[LANES_MAX][2]; /* [0] here, [1] the source's */
   MfRegion *region;
@@ -77,6 +82,38 @@ open_lane (int fd, bool for_faults)
 }
 
 static void
+make_puller (bench_serve *self, MfPutMode mode)
+{
+  GError *error = NULL;
+
+  self->puller = mf_puller_new (self->region, NULL, &error);
+  if (!self->puller)
+    fail ("puller", error);
+  mf_puller_set_mode (self->puller, mode);
+  for (unsigned i = 0; i < self->n_lanes; i++) {
+    if (!mf_puller_add_lane (self->puller, open_lane (self->bulk_links[i][0], false), &error))
+      fail ("bulk lane", error);
+  }
+}
+
+/* All of it, and the time that took. */
+static void
+precopy (bench_serve *self)
+{
+  gint64 begun = g_get_monotonic_time ();
+  mf_puller_stats stats;
+  GError *error = NULL;
+
+  mf_puller_queue (self->puller, (mf_run){ 0, mf_region_n_pages (self->region) }, MF_PULL_LINEAR);
+  if (!mf_puller_wait_idle (self->puller, -1, NULL, &error))
+    fail ("pre-copy", error);
+  begun = g_get_monotonic_time () - begun;
+  mf_puller_get_stats (self->puller, &stats);
+  printf ("{\"seconds\": %.6f, \"requests\": %ju, \"window_bytes\": %ju}\n", (double) begun / G_USEC_PER_SEC,
+          (uintmax_t) stats.requests, (uintmax_t) stats.window_bytes);
+}
+
+static void
 attached (MfUserfault *userfault, gboolean again, gpointer user_data)
 {
   bench_serve *self = user_data;
@@ -87,16 +124,12 @@ attached (MfUserfault *userfault, gboolean again, gpointer user_data)
   mf_userfault_set_lane (userfault, open_lane (self->fault_link[0], true));
   if (self->n_lanes == 0)
     return;
-  self->puller = mf_puller_new (self->region, NULL, &error);
-  if (!self->puller)
-    fail ("puller", error);
-  mf_puller_set_mode (self->puller, MF_PUT_KEEP);
-  mf_puller_queue (self->puller, (mf_run){ 0, mf_region_n_pages (self->region) }, MF_PULL_LINEAR);
+  make_puller (self, self->precopy ? MF_PUT_REPLACE : MF_PUT_KEEP);
   mf_userfault_set_puller (userfault, self->puller);
-  for (unsigned i = 0; i < self->n_lanes; i++) {
-    if (!mf_puller_add_lane (self->puller, open_lane (self->bulk_links[i][0], false), &error))
-      fail ("bulk lane", error);
-  }
+  if (self->precopy)
+    precopy (self);
+  else
+    mf_puller_queue (self->puller, (mf_run){ 0, mf_region_n_pages (self->region) }, MF_PULL_LINEAR);
 }
 
 static void
@@ -106,9 +139,10 @@ detached (MfUserfault *userfault, gpointer user_data)
   mf_fault_stats stats;
 
   mf_userfault_get_stats (userfault, &stats);
-  printf ("{\"faults\": %ju, \"already_there\": %ju, \"p50\": %u, \"p90\": %u, \"p99\": %u, \"max\": %u}\n",
-          (uintmax_t) stats.faults, (uintmax_t) stats.already_there, stats.p50_usec, stats.p90_usec, stats.p99_usec,
-          stats.max_usec);
+  if (!self->precopy)
+    printf ("{\"faults\": %ju, \"already_there\": %ju, \"p50\": %u, \"p90\": %u, \"p99\": %u, \"max\": %u}\n",
+            (uintmax_t) stats.faults, (uintmax_t) stats.already_there, stats.p50_usec, stats.p90_usec, stats.p99_usec,
+            stats.max_usec);
   g_main_loop_quit (self->loop);
 }
 
@@ -132,6 +166,10 @@ main (int argc, char **argv)
   bench_serve self = { 0 };
   GError *error = NULL;
 
+  if (argc > 1 && strcmp (argv[1], "--precopy") == 0) {
+    self.precopy = true;
+    argc--, argv++;
+  }
   if (argc != 6) {
     fputs (usage, stderr);
     return 2;

@@ -6,6 +6,7 @@ import time
 
 from . import report
 from .nbd import Nbdkit
+from .ours import Ferry, Serve
 
 GIB = 1 << 30
 LINKS = ("unix", "tcp")
@@ -47,6 +48,31 @@ def nbdcopy(host, source, link, connections):
     return {"seconds": seconds, "gb_per_s": os.path.getsize(source) / seconds / 1e9}
 
 
+def ours(host, source, link, connections):
+    """As pre-copy does it: through the mapping of a program that stands still."""
+    target = host.fresh("target")
+    host.prime(os.path.getsize(source))
+    with Ferry(host, link, connections, source, target, precopy=True) as ferry:
+        ferry.touch(0)
+        measured = ferry.measured()
+    host.same(source, target)
+    os.unlink(target)
+    measured["gb_per_s"] = os.path.getsize(source) / measured["seconds"] / 1e9
+    return measured
+
+
+def ours_unmapped(host, source, link, connections):
+    """The same where no program maps the store."""
+    target = host.fresh("target")
+    host.prime(os.path.getsize(source))
+    with Serve(host, link, source) as server:
+        measured = host.measure("mf-pull", server.uri, target, connections)
+    host.same(source, target)
+    os.unlink(target)
+    measured["gb_per_s"] = os.path.getsize(source) / measured["seconds"] / 1e9
+    return measured
+
+
 def plain_name(name, link, connections, buffer):
     return f"plain, {name}{buffer}, {link} x{connections}"
 
@@ -57,6 +83,10 @@ def nbdcopy_name(link, connections):
 
 def our_name(link, connections):
     return f"memferry, {link} x{connections}"
+
+
+def unmapped_name(link, connections):
+    return f"memferry, nothing mapped, {link} x{connections}"
 
 
 def fastest_plain(recorder, link, connections):
@@ -73,11 +103,15 @@ def all_ways(host, source):
                 plain(host, source, link, connections, *options, "--socket-buffer", length))
         ways[nbdcopy_name(link, connections)] = (
             lambda link=link, connections=connections: nbdcopy(host, source, link, connections))
+        ways[our_name(link, connections)] = (
+            lambda link=link, connections=connections: ours(host, source, link, connections))
+        ways[unmapped_name(link, connections)] = (
+            lambda link=link, connections=connections: ours_unmapped(host, source, link, connections))
     return ways
 
 
 def run(host, recorder, runs):
-    host.need("nbdkit", "nbdcopy", "cmp")
+    host.need("nbdkit", "nbdcopy", "nbdinfo", "cmp")
     size = GIB // 16 if host.quick else GIB
     report.title(f"copy: {size >> 20} MiB of random bytes into a fresh file on tmpfs")
     source = host.random_file("source", size)
@@ -86,12 +120,12 @@ def run(host, recorder, runs):
 
     rows, goals = [], []
     for link, connections in itertools.product(LINKS, CONNECTIONS):
-        floor, peer, ours = (fastest_plain(recorder, link, connections), nbdcopy_name(link, connections),
-                             our_name(link, connections))
-        for way in [floor, peer] + [ours] * bool(recorder.all(ours, "seconds")):
+        floor, peer, own = (fastest_plain(recorder, link, connections), nbdcopy_name(link, connections),
+                            our_name(link, connections))
+        for way in (floor, peer, own, unmapped_name(link, connections)):
             rows.append([way, report.spread(recorder.all(way, "seconds"), 3),
                          f"{size / recorder.median(way, 'seconds') / 1e9:.2f}"])
-        speed = recorder.median(ours, "gb_per_s")
+        speed = recorder.median(own, "gb_per_s")
         goals += [(f"speed / nbdcopy's, {link} x{connections}", ">=", 1.5,
                    report.ratio(speed, recorder.median(peer, "gb_per_s"))),
                   (f"speed / the plain copy's, {link} x{connections}", ">=", 0.85,

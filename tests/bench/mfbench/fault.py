@@ -7,12 +7,17 @@ from mfvm.deadline import wait_until
 
 from . import report
 from .nbd import Nbdkit
+from .ours import Ferry
 
 QUANTILES = ("p50", "p90", "p99", "p999")
 LINKS = ("unix", "tcp")
 PAGE_BYTES = 4096
 # How handler and server wait: asleep, or polling first, keeping the processor or yielding it.
 WAITS = {"sleeping": (), "polling 50 us": ("--poll", 50), "yielding 50 us": ("--poll", 50, "--yield")}
+# As post-copy has them (and one for faults).
+BULK_CONNECTIONS = 2
+# So many times the pages that are touched otherwise are there to be pulled beside the touches.
+LARGE = 4
 # A touch now and then, as of a guest that has most of its memory.
 PAUSE_USEC = 1000
 
@@ -74,7 +79,8 @@ def nbdfuse(host, source, touches, *options):
 
 
 def quantile_row(recorder, way):
-    return [way] + [report.spread(recorder.all(way, quantile), 1) for quantile in QUANTILES]
+    return ([way] + [report.spread(recorder.all(way, quantile), 1) for quantile in QUANTILES] +
+            [f"{recorder.median(way, 'n'):.0f}"])
 
 
 def floor(recorder, link):
@@ -83,23 +89,52 @@ def floor(recorder, link):
                recorder.median(bare_name(wait, f"exchange alone {link}"), "p50") for wait in WAITS)
 
 
+def ours(host, source, link, connections, touches, *options):
+    """The program's touches of pages that were missing. With bulk connections all of `source` comes meanwhile, so the region is
+    large enough to last."""
+    region = host.fresh("region")
+    host.prime(os.path.getsize(source))
+    with Ferry(host, link, connections, source, region) as ferry:
+        measured = ferry.touch(touches, *options)
+        served = ferry.measured()
+    os.unlink(region)
+    return {**measured, **{"served_" + what: value for what, value in served.items()}}
+
+
 def our_name(link, load=""):
     return f"memferry {link}{load}"
+
+
+def our_ways(host, source, touches):
+    ways = {}
+    for link in LINKS:
+        ways[our_name(link)] = lambda link=link: ours(host, source, link, 0, touches)
+        ways[our_name(link, ", now and then")] = (
+            lambda link=link: ours(host, source, link, 0, touches // 10, "--pause", PAUSE_USEC))
+        ways[our_name(link, ", bulk load")] = lambda link=link: ours(host, source, link, BULK_CONNECTIONS, touches)
+    return ways
+
+
+def make_pattern(host, name, pages):
+    path = host.fresh(name)
+    host.output(host.program("bench-touch"), "--make", str(pages * PAGE_BYTES), path)
+    return path
 
 
 def run(host, recorder, runs):
     host.need("nbdkit", "nbdfuse")
     touches, pages = (500, 8192) if host.quick else (20000, 65536)
     report.title(f"fault: first touch of {touches} random pages of {pages * PAGE_BYTES >> 20} MiB, us")
-    source = host.fresh("pattern")
-    host.output(host.program("bench-touch"), "--make", str(pages * PAGE_BYTES), source)
+    source, large = make_pattern(host, "pattern", pages), make_pattern(host, "large", LARGE * pages)
     ways = bare_ways(host, touches)
     ways["nbdfuse, mapped"] = lambda: nbdfuse(host, source, touches)
     ways["nbdfuse, pread"] = lambda: nbdfuse(host, source, touches, "--pread")
+    ways.update(our_ways(host, large, touches))
     recorder.alternate(ways, runs)
     os.unlink(source)
+    os.unlink(large)
 
-    report.table(["way"] + list(QUANTILES), [quantile_row(recorder, way) for way in recorder.ways])
+    report.table(["way"] + list(QUANTILES) + ["touches"], [quantile_row(recorder, way) for way in recorder.ways])
     goals = []
     for link in LINKS:
         alone, loaded = our_name(link), our_name(link, ", bulk load")

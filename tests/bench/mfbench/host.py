@@ -49,10 +49,11 @@ class Host:
         if missing:
             raise BenchError(f"not installed: {', '.join(missing)}")
 
-    def output(self, *command, timeout=120):
+    def output(self, *command, timeout=120, environment=None):
         """Runs a program to its end and returns what it printed; a failure is an error."""
         try:
-            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=timeout)
+            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=timeout,
+                                  env=environment)
         except subprocess.TimeoutExpired:
             raise BenchError(f"{os.path.basename(command[0])}: not done after {timeout} s") from None
         if done.returncode != 0:
