@@ -55,7 +55,7 @@ for_interfaces (GDBusObjectSkeleton *object, void (*each) (GDBusInterfaceSkeleto
 static void
 add_properties (GDBusInterfaceSkeleton *interface, gpointer builder)
 {
-  g_autoptr (GVariant) properties = g_variant_ref_sink (g_dbus_interface_skeleton_get_properties (interface));
+  g_autoptr (GVariant) properties = g_dbus_interface_skeleton_get_properties (interface);
 
   g_variant_builder_add (builder, "{s@a{sv}}", g_dbus_interface_skeleton_get_info (interface)->name, properties);
 }

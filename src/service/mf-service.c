@@ -25,6 +25,7 @@ struct _MfService {
   MfHost *host;
   MfHandover *handover;
   char *handover_path;
+  GError *no_handover; /* why programs can't be taken over on this machine */
   MfLinkListener *listener;
   GPtrArray *listening; /* of char *, NULL-terminated once all are there */
 };
@@ -261,8 +262,17 @@ open_handover (MfService *service, GError **error)
   };
 
   service->handover_path = g_build_filename (service->config.runtime_dir, "handover.sock", NULL);
-  service->handover = mf_handover_new (service->handover_path, &callbacks, service, error);
-  return service->handover != NULL;
+  service->handover = mf_handover_new (service->handover_path, &callbacks, service, &service->no_handover);
+  if (service->handover)
+    return TRUE;
+  /* A machine that can't do it, or a user who may not: regions can be made and looked at all the same, and who wants to run a program is told. */
+  if (g_error_matches (service->no_handover, MF_ERROR, MF_ERROR_NOT_SUPPORTED) ||
+      g_error_matches (service->no_handover, MF_ERROR, MF_ERROR_PERMISSION)) {
+    g_warning ("no program can be moved from or to here: %s", service->no_handover->message);
+    return TRUE;
+  }
+  g_propagate_error (error, g_steal_pointer (&service->no_handover));
+  return FALSE;
 }
 
 static gboolean
@@ -325,6 +335,7 @@ mf_service_free (MfService *service)
   g_clear_pointer (&service->regions, mf_region_set_free);
   g_clear_pointer (&service->listening, g_ptr_array_unref);
   g_free (service->handover_path);
+  g_clear_error (&service->no_handover);
   g_clear_pointer (&service->store_folder, mf_service_folder_free);
   g_clear_pointer (&service->runtime_folder, mf_service_folder_free);
   mf_service_config_clear (&service->config);
@@ -430,6 +441,10 @@ mf_service_prepare_run (MfService *service, const char *name, guint64 size, cons
   g_autoptr (MfRegion) region = NULL;
 
   /* What the kernel lacks is lacking whatever the region: before one is made for nothing. */
+  if (service->no_handover) {
+    g_propagate_error (error, g_error_copy (service->no_handover));
+    return FALSE;
+  }
   if (!mf_userfault_check (NULL, error))
     return FALSE;
   if (is_taken (service, name, 0, error))

@@ -49,6 +49,8 @@ def run(job, logs):
     log = log_path(logs, job)
     # Short: the paths of sockets have room for 107 bytes.
     scratch = tempfile.mkdtemp(prefix="mft-")
+    # Tests run programs as other users.
+    os.chmod(scratch, 0o755)
     environment = dict(os.environ, **job.environment, TMPDIR=scratch)
     begin = time.monotonic()
     timed_out = False
