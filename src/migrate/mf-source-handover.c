@@ -21,10 +21,12 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define REDIAL_MIN_USEC    (50 * 1000)
-#define REDIAL_MAX_USEC    (2 * G_USEC_PER_SEC)
-#define DIAL_TIMEOUT_USEC  (5 * G_USEC_PER_SEC)
-#define STAGE_TIMEOUT_USEC (60 * G_USEC_PER_SEC)
+#define SWITCHOVER_PATIENCE_USEC    (1 * G_USEC_PER_SEC)
+#define SWITCHOVER_PATIENCE_BUDGETS 10
+#define REDIAL_MIN_USEC             (50 * 1000)
+#define REDIAL_MAX_USEC             (2 * G_USEC_PER_SEC)
+#define DIAL_TIMEOUT_USEC           (5 * G_USEC_PER_SEC)
+#define STAGE_TIMEOUT_USEC          (60 * G_USEC_PER_SEC)
 
 static GVariant *
 pack_region (mf_source_region *region, gboolean settle, GError **error)
@@ -74,6 +76,14 @@ mf_source_pack_sets (mf_source *source, gboolean settle, GError **error)
   return g_variant_builder_end (&builder);
 }
 
+/* While the program stands nobody waits long for a peer that may be gone: undoing it is safe until its answer is here. */
+static gint64
+patience (mf_source *source, gboolean settle)
+{
+  return settle ? (gint64) STAGE_TIMEOUT_USEC
+                : SWITCHOVER_PATIENCE_USEC + SWITCHOVER_PATIENCE_BUDGETS * (gint64) source->options.max_downtime_usec;
+}
+
 static GVariant *
 stage_with_sets (mf_source *source, const char *stage, gboolean settle, GError **error)
 {
@@ -92,8 +102,8 @@ stage_with_sets (mf_source *source, const char *stage, gboolean settle, GError *
     }
     g_variant_dict_insert_value (&dict, settle ? "settle" : "sets", sets);
   }
-  return mf_peer_stage (source->peer, source->record->session, stage, g_variant_dict_end (&dict), STAGE_TIMEOUT_USEC,
-                        mf_migration_cancellable (source->migration), error);
+  return mf_peer_stage (source->peer, source->record->session, stage, g_variant_dict_end (&dict),
+                        patience (source, settle), mf_migration_cancellable (source->migration), error);
 }
 
 /* While the program still runs: what is dirty now will be missing on the target after the switchover, so it is told already, and has less to
