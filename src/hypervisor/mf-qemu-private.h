@@ -27,10 +27,11 @@ typedef struct {
   gint64 old_max_bandwidth, old_downtime_limit; /* -1: not changed */
 
   /* --- source --- */
-  gboolean paused;    /* by pause, to be undone */
-  gint64 paused_usec; /* since when */
-  gboolean begun;     /* `migrate` was sent */
-  gboolean sent;      /* and QEMU has written everything */
+  gboolean paused;     /* by pause, to be undone */
+  gint64 paused_usec;  /* since when */
+  gboolean begun;      /* `migrate` was sent */
+  gboolean has_reader; /* QEMU keeps the other end of its stream */
+  gboolean sent;       /* and QEMU has written everything */
 
   /* --- target --- */
   int incoming_fd;  /* QEMU's end of the state socket, which it doesn't have yet; -1 */
@@ -56,9 +57,10 @@ gboolean mf_qemu_status_is_active (const char *status);
 mf_qmp_event *mf_qemu_await (mf_qemu *qemu, const char *const *statuses, gboolean or_resume, gint64 deadline_usec,
                              GCancellable *cancellable, GError **error);
 /* Gives QEMU a descriptor under the name that MF_QEMU_FD_URI has. */
-gboolean mf_qemu_give_fd (mf_qemu *qemu, int fd, GCancellable *cancellable, GError **error);
-#define MF_QEMU_FD_NAME "memferry"
-#define MF_QEMU_FD_URI  "fd:" MF_QEMU_FD_NAME
+gboolean mf_qemu_give_fd (mf_qemu *qemu, const char *name, int fd, GCancellable *cancellable, GError **error);
+#define MF_QEMU_FD_NAME     "memferry"
+#define MF_QEMU_READER_NAME "memferry-reader"
+#define MF_QEMU_FD_URI      "fd:" MF_QEMU_FD_NAME
 
 /* --- mf-qemu-check.c, mf-qemu-memory.c, mf-qemu-devices.c --- */
 gboolean mf_qemu_check (mf_program *program, gboolean is_source, mf_program_info *info, GCancellable *cancellable,
@@ -94,8 +96,8 @@ void mf_qemu_restore_settings (mf_qemu *qemu);
 /* --- mf-qemu-source.c --- */
 gboolean mf_qemu_pause (mf_program *program, gint64 limit_usec, GCancellable *cancellable, GError **error);
 gboolean mf_qemu_resume (mf_program *program, gint64 *stood_usec, GError **error);
-gboolean mf_qemu_stop_and_send (mf_program *program, int state_fd, gint64 *stopped_usec, GCancellable *cancellable,
-                                GError **error);
+gboolean mf_qemu_stop_and_send (mf_program *program, int state_fd, int reader_fd, gint64 *stopped_usec,
+                                GCancellable *cancellable, GError **error);
 gboolean mf_qemu_release (mf_program *program, GCancellable *cancellable, GError **error);
 gboolean mf_qemu_await_sent (mf_program *program, GCancellable *cancellable, GError **error);
 gboolean mf_qemu_roll_back (mf_program *program, GError **error);

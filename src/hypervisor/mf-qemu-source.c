@@ -7,7 +7,8 @@
  *
  * What was seen of QEMU: when its stream breaks at pre-switchover it stays there, stopped; migrate_cancel makes the guest run again. When the stream breaks
  * after migrate-continue, the migration fails and the guest *goes on by itself*. So the relay takes QEMU's stream to its end once it
- * is released, whatever becomes of the link.
+ * is released, whatever becomes of the link; and QEMU itself keeps a copy of the stream's other end, so that the death of the service, which has the
+ * relay, is no break either.
  */
 #include "hypervisor/mf-qemu-private.h"
 #include "mf-wait.h"
@@ -112,7 +113,7 @@ migration_failed (mf_qemu *qemu, const char *status, GError **error)
 }
 
 static gboolean
-begin_migration (mf_qemu *qemu, int state_fd, GCancellable *cancellable, GError **error)
+begin_migration (mf_qemu *qemu, int state_fd, int reader_fd, GCancellable *cancellable, GError **error)
 {
   g_autofree char *state = NULL;
 
@@ -124,8 +125,10 @@ begin_migration (mf_qemu *qemu, int state_fd, GCancellable *cancellable, GError 
     return FALSE;
   mf_qmp_forget_events (qemu->qmp);
   enlarge_buffer (state_fd);
-  if (!mf_qemu_give_fd (qemu, state_fd, cancellable, error))
+  if ((reader_fd >= 0 && !mf_qemu_give_fd (qemu, MF_QEMU_READER_NAME, reader_fd, cancellable, error)) ||
+      !mf_qemu_give_fd (qemu, MF_QEMU_FD_NAME, state_fd, cancellable, error))
     return FALSE;
+  qemu->has_reader = reader_fd >= 0;
   qemu->begun = TRUE;
   qemu->sent = FALSE;
   return mf_qmp_do (qemu->qmp, "migrate", mf_qmp_string_argument ("uri", MF_QEMU_FD_URI), MF_QEMU_COMMAND_USEC,
@@ -160,11 +163,11 @@ await_standing (mf_qemu *qemu, gint64 *stopped_usec, GCancellable *cancellable, 
 }
 
 gboolean
-mf_qemu_stop_and_send (mf_program *program, int state_fd, gint64 *stopped_usec, GCancellable *cancellable,
-                       GError **error)
+mf_qemu_stop_and_send (mf_program *program, int state_fd, int reader_fd, gint64 *stopped_usec,
+                       GCancellable *cancellable, GError **error)
 {
   mf_qemu *qemu = mf_qemu_of (program);
-  gboolean ok = begin_migration (qemu, state_fd, cancellable, error);
+  gboolean ok = begin_migration (qemu, state_fd, reader_fd, cancellable, error);
 
   /* QEMU has its own by now. */
   close (state_fd);

@@ -49,7 +49,7 @@ mf_qemu_receive (mf_program *program, GCancellable *cancellable, GError **error)
   }
   qemu->incoming_fd = ends[1];
   mf_qemu_has_capability (qemu, "switchover-ack", &acknowledges);
-  if (mf_qemu_give_fd (qemu, ends[1], cancellable, error) &&
+  if (mf_qemu_give_fd (qemu, MF_QEMU_FD_NAME, ends[1], cancellable, error) &&
       (!acknowledges || begin_loading (qemu, cancellable, error)))
     return ends[0];
   close (ends[0]);

@@ -80,11 +80,10 @@ mf_qemu_await (mf_qemu *qemu, const char *const *statuses, gboolean or_resume, g
 }
 
 gboolean
-mf_qemu_give_fd (mf_qemu *qemu, int fd, GCancellable *cancellable, GError **error)
+mf_qemu_give_fd (mf_qemu *qemu, const char *name, int fd, GCancellable *cancellable, GError **error)
 {
-  g_autoptr (JsonNode) answer =
-      mf_qmp_call_with_fd (qemu->qmp, "getfd", mf_qmp_string_argument ("fdname", MF_QEMU_FD_NAME), fd,
-                           MF_QEMU_COMMAND_USEC, cancellable, error);
+  g_autoptr (JsonNode) answer = mf_qmp_call_with_fd (qemu->qmp, "getfd", mf_qmp_string_argument ("fdname", name), fd,
+                                                     MF_QEMU_COMMAND_USEC, cancellable, error);
 
   return answer != NULL;
 }
@@ -103,6 +102,10 @@ clean_up (mf_program *program)
   if (qemu->qmp == NULL)
     return;
   mf_qemu_restore_settings (qemu);
+  /* A former service may have given it one; an error: it has none. */
+  if (qemu->has_reader || !qemu->was_checked)
+    mf_qmp_do (qemu->qmp, "closefd", mf_qmp_string_argument ("fdname", MF_QEMU_READER_NAME), MF_QEMU_COMMAND_USEC, NULL,
+               NULL);
   g_clear_pointer (&qemu->qmp, mf_qmp_free_when_answered);
 }
 

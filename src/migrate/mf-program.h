@@ -43,9 +43,11 @@ typedef struct {
   gboolean (*pause) (mf_program *program, gint64 limit_usec, GCancellable *cancellable, GError **error);
   gboolean (*resume) (mf_program *program, gint64 *stood_usec, GError **error);
   /* Begins to write the device state to `state_fd` (a connected socket, taken over), and returns when the program stands for good: memory doesn't change any more. `stopped_usec`: monotonic time at which
-   * it stopped. With switchover_ack the relay must already forward the head. */
-  gboolean (*stop_and_send) (mf_program *program, int state_fd, gint64 *stopped_usec, GCancellable *cancellable,
-                             GError **error);
+   * it stopped. With switchover_ack the relay must already forward the head. `reader_fd` (stays the caller's; -1: none) is the other end of
+   * `state_fd`: the program is given a copy to keep until clean_up, so that its stream doesn't break when this service dies, which would let it go on after
+   * it was released. */
+  gboolean (*stop_and_send) (mf_program *program, int state_fd, int reader_fd, gint64 *stopped_usec,
+                             GCancellable *cancellable, GError **error);
   /* Lets the rest of the device state out. After this returned TRUE the program here doesn't go on by itself. */
   gboolean (*release) (mf_program *program, GCancellable *cancellable, GError **error);
   /* The device state is out completely (after release); errors: it wasn't. */

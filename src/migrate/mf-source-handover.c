@@ -120,7 +120,7 @@ settle (mf_source *source, GError **error)
 }
 
 static gboolean
-start_relay (mf_source *source, int *program_end, GError **error)
+start_relay (mf_source *source, int *program_end, int *reader_end, GError **error)
 {
   int ends[2], stream = source->state_fd;
 
@@ -133,6 +133,7 @@ start_relay (mf_source *source, int *program_end, GError **error)
     return FALSE;
   }
   *program_end = ends[1];
+  *reader_end = ends[0];
   return TRUE;
 }
 
@@ -206,13 +207,14 @@ mf_source_switchover (mf_source *source, GError **error)
   GCancellable *cancellable = mf_migration_cancellable (source->migration);
   g_autoptr (GVariant) answer = NULL;
   g_autoptr (GError) local_error = NULL;
-  int program_end = -1;
+  int program_end = -1, reader_end = -1;
 
   if (source->decision == MF_DECIDE_POSTCOPY && !settle (source, error))
     return FALSE;
-  if (!start_relay (source, &program_end, error))
+  if (!start_relay (source, &program_end, &reader_end, error))
     return FALSE;
-  if (!source->program->ops->stop_and_send (source->program, program_end, &source->stopped_usec, cancellable, error))
+  if (!source->program->ops->stop_and_send (source->program, program_end, reader_end, &source->stopped_usec,
+                                            cancellable, error))
     return FALSE;
   /* It stands with its I/O drained: the scan is exact whatever its disks are. */
   note_time (source, "drained");

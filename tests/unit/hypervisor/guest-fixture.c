@@ -180,8 +180,8 @@ guest_assert_stop_and_send (Guest *guest, gint64 *stopped_usec)
   int ends[2];
 
   g_assert_cmpint (socketpair (AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), ==, 0);
-  guest->program->ops->stop_and_send (guest->program, ends[1], stopped_usec != NULL ? stopped_usec : &stopped, NULL,
-                                      &error);
+  guest->program->ops->stop_and_send (guest->program, ends[1], ends[0], stopped_usec != NULL ? stopped_usec : &stopped,
+                                      NULL, &error);
   g_assert_no_error (error);
   return ends[0];
 }
