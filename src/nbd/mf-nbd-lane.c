@@ -196,6 +196,15 @@ lane_poll (mf_lane *base, struct pollfd *extra, guint n_extra, gint64 timeout_us
     if (lane->lost)
       return mf_nbd_lane_fail_again (lane, error);
     pfds[0].events = mf_nbd_lane_events (lane);
+    /* Only a look for an answer: to try to read is one, and cheaper than to ask first. */
+    if (timeout_usec == 0 && n_extra == 0 && pfds[0].events == POLLIN) {
+      if (!mf_nbd_lane_drive (lane, POLLIN, &why)) {
+        mf_nbd_lane_lose (lane, g_steal_pointer (&why));
+        return mf_nbd_lane_fail_again (lane, error);
+      }
+      deliver (lane);
+      return TRUE;
+    }
     if (lane->spin && timeout_usec != 0)
       r = mf_nbd_lane_wait_soon (lane, pfds, 2 + n_extra, deadline);
     else
