@@ -66,6 +66,7 @@ struct _mf_fault_thread {
 
   GThread *thread;
   _Atomic bool stop;
+  _Atomic bool is_kicked; /* what kick_fd says, for one who does not sleep */
   _Atomic (mf_lane *) next_lane;
   GMutex puller_lock;
   mf_puller *puller;
@@ -153,6 +154,7 @@ kick (mf_fault_thread *thread)
 {
   const uint64_t one = 1;
 
+  atomic_store_explicit (&thread->is_kicked, true, memory_order_release);
   /* It can only fail when the counter is full, and then it wakes all the same. */
   if (write (thread->kick_fd, &one, sizeof (one)) < 0)
     return;
@@ -503,8 +505,9 @@ handle_kick (mf_fault_thread *thread)
 {
   uint64_t kicks;
 
+  atomic_store (&thread->is_kicked, false);
   if (read (thread->kick_fd, &kicks, sizeof (kicks)) < 0)
-    return;
+    g_warn_if_fail (errno == EAGAIN);
   take_next_lane (thread);
   g_mutex_lock (&thread->settle_lock);
   thread->settle_done = thread->settle_asked;
@@ -512,51 +515,70 @@ handle_kick (mf_fault_thread *thread)
   g_mutex_unlock (&thread->settle_lock);
 }
 
-/* Waits for an event, an answer, a kick or the time; `fds` say afterwards which. */
 static void
-wait_for_something (mf_fault_thread *thread, struct pollfd fds[2], gint64 timeout_usec)
+lose_lane (mf_fault_thread *thread, const GError *error)
 {
-  g_autoptr (GError) error = NULL;
-
-  fds[0] = (struct pollfd){ .fd = thread->kick_fd, .events = POLLIN };
-  fds[1] = (struct pollfd){ .fd = thread->n_busy < thread->n_slots ? thread->uffd : -1, .events = POLLIN };
-  if (!thread->lane) {
-    const struct timespec time = { .tv_sec = timeout_usec / G_USEC_PER_SEC,
-                                   .tv_nsec = timeout_usec % G_USEC_PER_SEC * 1000 };
-
-    if (ppoll (fds, 2, timeout_usec < 0 ? NULL : &time, NULL) < 0)
-      fds[0].revents = fds[1].revents = 0;
-    return;
-  }
-  if (mf_lane_poll (thread->lane, fds, 2, timeout_usec, &error))
-    return;
   drop_lane (thread);
-  fds[1].revents = POLLIN;
   if (thread->callbacks.lost)
     thread->callbacks.lost (error, thread->callbacks.user_data);
+}
+
+/* Whether nobody who is waited for need be slept for: something happened a moment ago. */
+static bool
+spins (mf_fault_thread *thread)
+{
+  return g_get_monotonic_time () - thread->active_usec < SPIN_USEC;
+}
+
+/* Looks once for answers and events. What is looked for may need this very processor, so it is given away when nothing is there, and
+ * at once after a question. */
+static void
+look (mf_fault_thread *thread)
+{
+  const gint64 before = thread->active_usec;
+  g_autoptr (GError) error = NULL;
+
+  if (thread->lane && mf_lane_in_flight (thread->lane) > 0 && !mf_lane_poll (thread->lane, NULL, 0, 0, &error))
+    lose_lane (thread, error);
+  read_events (thread);
+  if (thread->active_usec == before || (thread->lane && mf_lane_in_flight (thread->lane) > 0))
+    sched_yield ();
+}
+
+/* Sleeps until there is an event, an answer, a kick or the time is over (-1: none). */
+static void
+sleep_for (mf_fault_thread *thread, gint64 timeout_usec)
+{
+  struct pollfd fds[2] = { { .fd = thread->kick_fd, .events = POLLIN },
+                           { .fd = thread->n_busy < thread->n_slots ? thread->uffd : -1, .events = POLLIN } };
+  const struct timespec time = { .tv_sec = timeout_usec / G_USEC_PER_SEC,
+                                 .tv_nsec = timeout_usec % G_USEC_PER_SEC * 1000 };
+  g_autoptr (GError) error = NULL;
+
+  if (thread->lane) {
+    if (!mf_lane_poll (thread->lane, fds, 2, timeout_usec, &error))
+      lose_lane (thread, error);
+  } else {
+    ppoll (fds, 2, timeout_usec < 0 ? NULL : &time, NULL);
+  }
+  read_events (thread);
 }
 
 static gpointer
 fault_thread_run (gpointer data)
 {
   mf_fault_thread *thread = data;
-  struct pollfd fds[2] = { { .revents = POLLIN }, { .revents = POLLIN } };
 
   while (!atomic_load (&thread->stop)) {
-    gint64 timeout, before;
+    gint64 due_usec;
 
-    if (fds[0].revents)
+    if (atomic_load_explicit (&thread->is_kicked, memory_order_acquire))
       handle_kick (thread);
-    if (fds[1].revents)
-      read_events (thread);
-    timeout = serve_due (thread);
-    if (g_get_monotonic_time () - thread->active_usec < SPIN_USEC)
-      timeout = 0;
-    before = thread->active_usec;
-    wait_for_something (thread, fds, timeout);
-    /* Whom this waits for may need the same processor. */
-    if (timeout == 0 && !fds[0].revents && !fds[1].revents && thread->active_usec == before)
-      sched_yield ();
+    due_usec = serve_due (thread);
+    if (spins (thread))
+      look (thread);
+    else
+      sleep_for (thread, due_usec);
   }
   drop_lane (thread);
   return NULL;
