@@ -24,10 +24,11 @@ class Stage:
     """A context manager: two hosts, `hosts`, and a link between them. start() and start_managed() start a guest on one of
     them, start_service() a memferryd; all end with the stage."""
 
-    def __init__(self, host, rate):
+    def __init__(self, host, rate, guest=None):
+        """`rate` limits the link, None doesn't; `guest` is (size, workload), otherwise the one that every migration moves."""
         self.host = host
         self.rate = rate
-        self.size, self.workload = SIZES[host.quick]
+        self.size, self.workload = guest or SIZES[host.quick]
         self.space = qemu.Workspace()
         self.hosts = netns.HostPair("mfbench")
         self.open = []
