@@ -173,7 +173,7 @@ move_through_relays (Guest *source, Guest *target, mf_state_relay_flags ack)
   g_assert_no_error (error);
   source_relay = mf_state_relay_new (program[0], stream[0], MF_STATE_RELAY_FORWARD, &error);
   g_assert_no_error (error);
-  source->program->ops->stop_and_send (source->program, program[1], &stopped_usec, NULL, &error);
+  source->program->ops->stop_and_send (source->program, program[1], program[0], &stopped_usec, NULL, &error);
   g_assert_no_error (error);
   guest_copy_ram (source, target);
   guest_assert_not_counting (target);
