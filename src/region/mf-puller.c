@@ -242,8 +242,9 @@ mf_puller_next_take (mf_puller *puller, mf_puller_lane *lane, guint in_flight, m
     if (in_flight == 0 && lane->unflushed && puller->waiting > 0 && is_idle (puller))
       next = MF_PULLER_FLUSH;
     lane->flushing = next == MF_PULLER_FLUSH;
-  } else if (in_flight >= 2 && lane->in_flight_bytes + puller->window.transfer_bytes >
-                                   puller->window.window_bytes / MAX (puller->live_lanes, 1)) {
+  } else if (in_flight >= puller->window.lane_requests &&
+             lane->in_flight_bytes + puller->window.transfer_bytes >
+                 puller->window.window_bytes / MAX (puller->live_lanes, 1)) {
     /* Each lane has its share, so its own completions bring it back here. */
     mf_window_limited (&puller->window);
   } else if ((pages = allowed_pages (puller, timeout_usec)) > 0 &&

@@ -21,13 +21,26 @@ floor_bytes (const mf_window *window)
   return (uint64_t) MAX (window->lanes, 1) * FLOOR_REQUESTS * MF_TRANSFER_MIN;
 }
 
-/* The largest power of two that lets every lane have two requests in the window. */
+/* What the link carries in the time that may stand in its queues. */
+static uint64_t
+spare_of_rate (const mf_window *window, uint64_t bytes_per_second)
+{
+  uint64_t usec = (uint64_t) MAX (SPARE_MIN_USEC, window->base_usec / SPARE_BASE_PART);
+
+  return bytes_per_second * usec / G_USEC_PER_SEC;
+}
+
+/* The largest power of two that lets every lane have two requests in the window. What a request takes to pass counts as
+ * queue, so the requests that the lanes send at once have to fit into the spare bytes, too. */
 static void
 choose_transfer (mf_window *window)
 {
-  uint64_t share = window->window_bytes / (MAX (window->lanes, 1) * FLOOR_REQUESTS);
+  guint lanes = MAX (window->lanes, 1);
+  uint64_t share = window->window_bytes / (lanes * FLOOR_REQUESTS);
   uint32_t transfer = MF_TRANSFER_MIN;
 
+  if (window->best_rate > 0)
+    share = MIN (share, spare_of_rate (window, window->best_rate) / lanes);
   while (transfer < window->calm_bytes && transfer * 2 <= share)
     transfer *= 2;
   window->transfer_bytes = transfer;
@@ -43,7 +56,9 @@ set_window (mf_window *window, uint64_t bytes)
 void
 mf_window_init (mf_window *window, uint64_t max_bytes)
 {
-  *window = (mf_window){ .max_bytes = max_bytes, .lanes = 1, .startup = TRUE, .calm_bytes = MF_TRANSFER_MAX };
+  *window = (mf_window){
+    .max_bytes = max_bytes, .lanes = 1, .startup = TRUE, .calm_bytes = MF_TRANSFER_MAX, .lane_requests = FLOOR_REQUESTS
+  };
   set_window (window, START_BYTES);
 }
 
@@ -65,6 +80,7 @@ mf_window_idle (mf_window *window)
 {
   window->round_start_usec = 0;
   window->probe_rounds = 0;
+  window->lane_requests = FLOOR_REQUESTS;
 }
 
 void
@@ -88,57 +104,59 @@ grow_calm (mf_window *window, gint64 now_usec)
 static uint64_t
 spare_bytes (const mf_window *window, uint64_t bytes_per_second)
 {
-  uint64_t usec = (uint64_t) MAX (SPARE_MIN_USEC, window->base_usec / SPARE_BASE_PART);
-  uint64_t requests = (uint64_t) MAX (window->lanes, 1) * FLOOR_REQUESTS;
+  uint64_t lanes = MAX (window->lanes, 1);
 
-  return CLAMP (bytes_per_second * usec / G_USEC_PER_SEC, requests * MF_TRANSFER_MIN,
-                requests / FLOOR_REQUESTS * SPARE_REQUESTS * window->calm_bytes);
+  return CLAMP (spare_of_rate (window, bytes_per_second), lanes * FLOOR_REQUESTS * MF_TRANSFER_MIN,
+                lanes * SPARE_REQUESTS * window->calm_bytes);
 }
 
 /* Whether base has to be measured anew: nothing has been that quick for a long time, or the window has come down to almost nothing and
  * the delay is still far from base. */
 static gboolean
-base_is_doubtful (mf_window *window, gint64 now_usec)
+base_is_doubtful (mf_window *window, gint64 now_usec, uint64_t bytes_per_second)
 {
   gboolean low = window->window_bytes <= 2 * floor_bytes (window);
   gboolean far = window->round_min_usec > 2 * window->base_usec + SPARE_MIN_USEC;
 
-  if (!low || !far)
+  /* A slow link is full with that little: then the delay is the window's own. */
+  if (!low || !far || bytes_per_second > window->best_rate / 2)
     window->low_since_usec = now_usec;
   return now_usec - window->low_since_usec >= LOW_PROBE_USEC || now_usec - window->base_seen_usec >= PROBE_USEC;
 }
 
-/* A probe: one round at the floor in which the queues empty, one more to measure. Of what that measures, what the floor
- * itself takes to pass at the rate that the link has shown is no delay of the link's. */
+/* A probe: one round with a small request a lane, in which the queues empty, one more to measure. On a slow link even that is a queue, and
+ * is taken for delay; to subtract what it takes would be wrong where it matters more, on a long one. */
+static void
+begin_probe (mf_window *window)
+{
+  window->probe_rounds = PROBE_ROUNDS;
+  window->startup = FALSE;
+  window->lane_requests = 1;
+  window->window_bytes = (uint64_t) MAX (window->lanes, 1) * MF_TRANSFER_MIN;
+  choose_transfer (window);
+}
+
 static void
 end_probe_round (mf_window *window, gint64 now_usec)
 {
-  uint64_t own_usec = floor_bytes (window) * G_USEC_PER_SEC / MAX (window->best_rate, 1);
-
   if (--window->probe_rounds > 0)
     return;
-  window->base_usec = MAX (window->round_min_usec - (gint64) own_usec, 1);
+  window->lane_requests = FLOOR_REQUESTS;
+  window->base_usec = window->round_min_usec;
   window->base_seen_usec = window->low_since_usec = now_usec;
   set_window (window, window->best_rate * (uint64_t) window->base_usec / G_USEC_PER_SEC +
                           spare_bytes (window, window->best_rate));
 }
 
 static void
-begin_probe (mf_window *window)
-{
-  window->probe_rounds = PROBE_ROUNDS;
-  window->startup = FALSE;
-  set_window (window, 0);
-}
-
-static void
-end_round (mf_window *window, gint64 now_usec)
+end_round (mf_window *window, gint64 now_usec, gint64 last_delay_usec)
 {
   gint64 elapsed = MAX (now_usec - window->round_start_usec, 1);
   uint64_t bytes_per_second = window->round_bytes * G_USEC_PER_SEC / (uint64_t) elapsed;
-  /* By Little's law again, and not by the rate, which a round that was held up once has wrong. */
-  uint64_t queued = window->window_bytes * (uint64_t) (window->round_min_usec - window->base_usec) /
-                    (uint64_t) window->round_min_usec;
+  /* By Little's law again, and not by the rate, which a round that was held up once has wrong. While the window opens, most of the round's
+   * requests are from when it was smaller: the last one tells best what it has come to. */
+  gint64 delay = window->startup ? last_delay_usec : window->round_min_usec;
+  uint64_t queued = window->window_bytes * (uint64_t) (delay - window->base_usec) / (uint64_t) delay;
   uint64_t spare = spare_bytes (window, bytes_per_second);
   gboolean was_startup = window->startup;
   uint64_t aim;
@@ -150,15 +168,14 @@ end_round (mf_window *window, gint64 now_usec)
   if (window->empty_rounds >= REOPEN_ROUNDS)
     window->startup = TRUE;
 
-  aim = window->startup
-            ? window->window_bytes * 2
-            : window->window_bytes * (uint64_t) window->base_usec / (uint64_t) window->round_min_usec + spare;
+  aim = window->startup ? window->window_bytes * 2
+                        : window->window_bytes * (uint64_t) window->base_usec / (uint64_t) delay + spare;
   if (!window->startup && !was_startup)
     aim = (window->window_bytes + aim) / 2;
   /* What nobody used says nothing of what more would do. */
   if (window->round_limited || aim < window->window_bytes)
     set_window (window, aim);
-  if (base_is_doubtful (window, now_usec))
+  if (base_is_doubtful (window, now_usec, bytes_per_second))
     begin_probe (window);
 }
 
@@ -182,7 +199,7 @@ mf_window_completed (mf_window *window, gint64 submitted_usec, gint64 done_usec,
     if (window->probe_rounds > 0)
       end_probe_round (window, done_usec);
     else if (window->round_bytes > 0)
-      end_round (window, done_usec);
+      end_round (window, done_usec, delay);
   } else {
     window->base_seen_usec = window->low_since_usec = done_usec;
   }

@@ -18,7 +18,7 @@
  * does. Then it goes to window x base / delay + spare, whose fixed point is rate x base + spare, and from there on half of the way to it each round. It never
  * falls below two small requests a lane: there it would starve on a link that is only uneven.
  *
- * Base is measured anew, with the window at its floor for two rounds, when no request has been as quick as that for ten
+ * Base is measured anew, with one small request a lane for two rounds, when no request has been as quick as that for ten
  * seconds (a shorter route hides behind the queue), or when the window has lain near its floor for a second and the delay is still far above base (a longer
  * route looks like a queue).
  */
@@ -33,6 +33,7 @@
 typedef struct {
   uint64_t window_bytes;   /* out: in flight at most, over all lanes */
   uint32_t transfer_bytes; /* out: how large a request should be, a power of two */
+  guint lane_requests;     /* out: so many requests every lane may have in flight whatever the window */
 
   /* The rest is its own. Times are monotonic microseconds. */
   uint64_t max_bytes;

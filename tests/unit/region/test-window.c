@@ -53,7 +53,7 @@ link_submit_all (Link *l)
     uint32_t bytes = l->window.transfer_bytes;
     gint64 jitter = l->jitter_usec > 0 ? g_rand_int_range (l->rand, 0, (int) l->jitter_usec) : 0;
 
-    if (l->last - l->first >= 2 * l->lanes && l->in_flight + bytes > l->window.window_bytes) {
+    if (l->last - l->first >= l->window.lane_requests * l->lanes && l->in_flight + bytes > l->window.window_bytes) {
       mf_window_limited (&l->window);
       return;
     }
@@ -85,7 +85,7 @@ link_run (Link *l, gint64 usec)
     l->carried += flight.bytes;
     mf_window_completed (&l->window, flight.submitted, l->now, flight.bytes);
     g_assert_cmpuint (l->window.window_bytes, <=, MAX_WINDOW);
-    g_assert_cmpuint (l->window.window_bytes, >=, l->lanes * 2 * MF_TRANSFER_MIN);
+    g_assert_cmpuint (l->window.window_bytes, >=, l->lanes * l->window.lane_requests * MF_TRANSFER_MIN);
     g_assert_cmpuint (l->window.transfer_bytes, >=, MF_TRANSFER_MIN);
     g_assert_cmpuint (l->window.transfer_bytes, <=, MF_TRANSFER_MAX);
     g_assert_cmpuint (l->window.transfer_bytes & (l->window.transfer_bytes - 1), ==, 0);
@@ -115,6 +115,27 @@ test_lan (void)
     g_assert_cmpint (l.max_queue_usec, <=, MAX (1500, 200 + (gint64) (lanes * 2 * MF_TRANSFER_MIN * l.usec_per_byte)));
     g_test_message ("%u lanes: window %" G_GUINT64_FORMAT " transfer %u queue %" G_GINT64_FORMAT " us", lanes,
                     l.window.window_bytes, l.window.transfer_bytes, l.max_queue_usec);
+    g_rand_free (l.rand);
+  }
+}
+
+/* The probes that look for a smaller delay, every ten seconds, do not let the queue grow over time, nor cost much. */
+static void
+test_long_run (void)
+{
+  for (guint lanes = 1; lanes <= 8; lanes *= 2) {
+    Link l;
+
+    link_init (&l, lanes, GBIT, 100);
+    g_assert_cmpfloat (share_of_link (&l, link_run (&l, 65000 * MS), 65000 * MS), >, 0.99);
+    g_assert_cmpint (l.max_queue_usec, <=, 1500 + 2 * (gint64) (lanes * 2 * MF_TRANSFER_MIN * l.usec_per_byte));
+    g_rand_free (l.rand);
+
+    /* A slow and long one. */
+    link_init (&l, lanes, GBIT / 10, 50 * MS);
+    link_run (&l, 1000 * MS);
+    g_assert_cmpfloat (share_of_link (&l, link_run (&l, 65000 * MS), 65000 * MS), >, 0.95);
+    g_assert_cmpint (l.max_queue_usec, <=, 60 * MS);
     g_rand_free (l.rand);
   }
 }
@@ -266,6 +287,7 @@ main (int argc, char **argv)
 {
   g_test_init (&argc, &argv, NULL);
   g_test_add_func ("/window/lan", test_lan);
+  g_test_add_func ("/window/long-run", test_long_run);
   g_test_add_func ("/window/wan", test_wan);
   g_test_add_func ("/window/local", test_local);
   g_test_add_func ("/window/jitter", test_jitter);
