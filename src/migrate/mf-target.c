@@ -250,15 +250,21 @@ follow_source (mf_target *target, GDBusMethodInvocation **abort, GError **error)
   return FALSE;
 }
 
+/* What came while the session ended, and is too late for it. Answered as the host does it for a session that is no more. */
 static void
 refuse_requests (mf_target *target)
 {
+  gboolean undone = target->record->phase == MF_PHASE_UNDONE;
+  gboolean never_taken = target->record->phase == MF_PHASE_INCOMING || target->record->phase == 0;
   mf_target_request *request;
 
   g_mutex_lock (&target->lock);
   while ((request = g_queue_pop_head (&target->requests)) != NULL) {
-    if (request->stage == NULL)
+    if (request->stage == NULL && (undone || never_taken))
       mf_peer_answer_abort (request->invocation);
+    else if (undone)
+      g_dbus_method_invocation_return_error (request->invocation, MF_ERROR, MF_ERROR_PROGRAM,
+                                             "the program did not start there, and will not");
     else
       g_dbus_method_invocation_return_error (request->invocation, MF_ERROR, MF_ERROR_NOT_FOUND, "the session is over");
     mf_target_request_free (request);
