@@ -56,7 +56,7 @@ def guest_arguments(
 ):
     """The command that starts the test guest. A guest can move between two that differ in ram, serial, qmp, incoming only.
 
-    ram           file of the guest's memory; QEMU makes it when it isn't there
+    ram           file of the guest's memory; QEMU makes it when it isn't there. A list: a NUMA node for each, of equal size
     size          "512M"
     serial        file:PATH, listen:PATH (QEMU listens at that UNIX socket) or connect:PATH (somebody else does, as
                   heartbeat.Reader.listen())
@@ -80,8 +80,7 @@ def guest_arguments(
     command = [binary, "-nodefaults", "-display", "none", "-no-reboot", "-no-user-config"]
     # One thread emulates one CPU; the default cache of translated code is as large as a small guest.
     command += ["-accel", "tcg,tb-size=64", "-cpu", "qemu64", "-smp", "1", "-m", size]
-    command += ["-machine", f"{machine},memory-backend=mem"]
-    command += ["-object", f"memory-backend-file,id=mem,size={size},mem-path={ram},share={'on' if share else 'off'}"]
+    command += _memory_arguments([ram] if isinstance(ram, str) else ram, size, machine, share)
     command += ["-kernel", os.path.join(IMAGES, "vmlinuz"), "-initrd", os.path.join(IMAGES, "initrd.img")]
     command += ["-append", " ".join((KERNEL_WORDS, *workload))]
     command += ["-chardev", chardev, "-serial", "chardev:serial"]
@@ -99,6 +98,18 @@ def guest_arguments(
     if paused:
         command += ["-S"]
     return command + list(more)
+
+
+def _memory_arguments(files, size, machine, share):
+    count = len(files)
+    each = f"{int(size[:-1]) // count}{size[-1]}"
+    backend = f"memory-backend-file,size={each},share={'on' if share else 'off'}"
+    if count == 1:
+        return ["-machine", f"{machine},memory-backend=mem", "-object", f"{backend},id=mem,mem-path={files[0]}"]
+    words = ["-machine", machine]
+    for n, file in enumerate(files):
+        words += ["-object", f"{backend},id=mem{n},mem-path={file}", "-numa", f"node,nodeid={n},memdev=mem{n}"]
+    return words
 
 
 class Guest:
@@ -155,26 +166,37 @@ class Guest:
         """Waits until QEMU has ended by itself and returns its status."""
         return self.process.wait(seconds)
 
+    def output(self):
+        """What QEMU, and what started it, have printed."""
+        with open(self._log_path, encoding="utf-8", errors="replace") as log:
+            return log.read()
+
     def status(self):
         return self.qmp.execute("query-status")["status"]
 
 
 class Workspace:
     """A folder for sockets and logs, `path`, and one on tmpfs for RAM files, `ram`. A context manager; both go away in the end,
-    but logs are kept where MEMFERRY_LOGS says."""
+    but logs are kept: in `logs`, or, without it, where MEMFERRY_LOGS says, in a folder named after the test."""
+
+    def __init__(self, logs=None):
+        self._logs = logs
+        if not logs and "MEMFERRY_LOGS" in os.environ:
+            self._logs = os.path.join(os.environ["MEMFERRY_LOGS"], os.path.basename(sys.argv[0]))
 
     def __enter__(self):
         self.path = tempfile.mkdtemp(prefix="mfvm-")
-        self.ram = tempfile.mkdtemp(prefix="mfvm-", dir="/dev/shm")
+        # Of the same name, so that one finds the other.
+        self.ram = os.path.join("/dev/shm", os.path.basename(self.path))
+        os.mkdir(self.ram, 0o700)
         return self
 
     def __exit__(self, *_):
-        if "MEMFERRY_LOGS" in os.environ:
-            logs = os.path.join(os.environ["MEMFERRY_LOGS"], os.path.basename(sys.argv[0]))
-            os.makedirs(logs, exist_ok=True)
+        if self._logs:
+            os.makedirs(self._logs, exist_ok=True)
             for entry in os.scandir(self.path):
                 if entry.is_file(follow_symlinks=False):
-                    shutil.copy(entry.path, logs)
+                    shutil.copy(entry.path, self._logs)
         shutil.rmtree(self.path, ignore_errors=True)
         shutil.rmtree(self.ram, ignore_errors=True)
 
