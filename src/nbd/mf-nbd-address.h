@@ -21,9 +21,9 @@ mf_nbd_address *mf_nbd_address_parse (const char *uri, GError **error);
 void mf_nbd_address_free (mf_nbd_address *address);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (mf_nbd_address, mf_nbd_address_free)
 
-/* Opens listening sockets (non-blocking, close-on-exec) for all that the address stands for: appended to `fds` (GArray of int).
- * A socket file that nobody listens at is replaced. MF_ERROR_BUSY: somebody listens there; MF_ERROR_EXISTS: a file that is no socket is in
- * the way; MF_ERROR_NOT_FOUND: no such host or folder; MF_ERROR_PERMISSION. */
+/* Opens listening sockets (non-blocking, close-on-exec) for all that the address stands for: appended to `fds` (GArray
+ * of int). A socket file that nobody listens at is replaced. MF_ERROR_BUSY: somebody listens there; MF_ERROR_EXISTS: a
+ * file that is no socket is in the way; MF_ERROR_NOT_FOUND: no such host or folder; MF_ERROR_PERMISSION. */
 gboolean mf_nbd_address_listen (const mf_nbd_address *address, GArray *fds, GError **error);
 
 G_END_DECLS

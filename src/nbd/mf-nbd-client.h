@@ -8,20 +8,24 @@
 G_BEGIN_DECLS
 
 typedef struct {
-  gboolean
-      structured; /* negotiate structured replies and block status contexts; FALSE: simple replies, the least work a reply (the fault lane) */
-  gboolean dirty; /* negotiate memferry:dirty (it is an error when the server has not got it) */
-  gboolean spin;  /* poll() looks for a while before it sleeps */
+  /* Negotiate structured replies and base:allocation. FALSE: simple replies, the least work a reply (the fault lane);
+   * holes come as zeroes. */
+  gboolean structured;
+  /* Negotiate memferry:dirty too; MF_ERROR_NOT_SUPPORTED when the server has not got it. */
+  gboolean dirty;
+  /* poll() may look for a while before it sleeps, where that helps (core/mf-spin.h). */
+  gboolean spin;
 } mf_nbd_client_options;
 
-/* A lane over the connected socket `fd`, taken over in any case. Blocks until the handshake is done or `timeout_usec` is over (-1 no limit). */
+/* A lane over the connected socket `fd`, taken over in any case. Blocks until the handshake is done or `timeout_usec`
+ * is over (-1 no limit). */
 mf_lane *mf_nbd_client_new_fd (int fd, const char *export_name, const mf_nbd_client_options *options,
                                gint64 timeout_usec, GError **error);
 /* The same, to any NBD URI that libnbd knows. */
 mf_lane *mf_nbd_client_new_uri (const char *uri, const mf_nbd_client_options *options, gint64 timeout_usec,
                                 GError **error);
 
-/* libnbd's last error of this thread as a GError. Returns FALSE. */
+/* libnbd's last error of this thread as a GError, after "`what`: ". Returns FALSE. */
 gboolean mf_error_from_nbd (GError **error, const char *what, ...) G_GNUC_PRINTF (2, 3);
 
 G_END_DECLS

@@ -75,6 +75,60 @@ mf_nbd_connection_free (mf_nbd_connection *connection)
   g_free (connection);
 }
 
+/* Reading or writing there may wait for missing pages: then the client is watched meanwhile. Returns whether it is. */
+static gboolean
+begin_waiting (mf_nbd_connection *connection, uint64_t offset, uint64_t length)
+{
+  const mf_page_map *map = mf_region_map (connection->export->region);
+  mf_run run, present;
+
+  if (!mf_run_from_bytes (offset, length, mf_region_page_bytes (connection->export->region), mf_page_map_pages (map),
+                          &run))
+    return FALSE;
+  if (mf_page_map_next_run (map, run, MF_PAGE_PRESENT, &present) && present.count == run.count)
+    return FALSE;
+  mf_nbd_server_watch (connection->server, connection, TRUE);
+  return TRUE;
+}
+
+static void
+end_waiting (mf_nbd_connection *connection, gboolean watched)
+{
+  if (watched)
+    mf_nbd_server_watch (connection->server, connection, FALSE);
+}
+
+gboolean
+mf_nbd_connection_read (mf_nbd_connection *connection, uint64_t offset, void *buffer, size_t length, GError **error)
+{
+  gboolean watched = begin_waiting (connection, offset, length);
+  gboolean ok = mf_region_read (connection->export->region, offset, buffer, length, connection->cancellable, error);
+
+  end_waiting (connection, watched);
+  return ok;
+}
+
+gboolean
+mf_nbd_connection_write (mf_nbd_connection *connection, uint64_t offset, const void *buffer, size_t length,
+                         GError **error)
+{
+  gboolean watched = begin_waiting (connection, offset, length);
+  gboolean ok = mf_region_write (connection->export->region, offset, buffer, length, connection->cancellable, error);
+
+  end_waiting (connection, watched);
+  return ok;
+}
+
+gboolean
+mf_nbd_connection_zero (mf_nbd_connection *connection, uint64_t offset, uint64_t length, gboolean punch, GError **error)
+{
+  gboolean watched = begin_waiting (connection, offset, length);
+  gboolean ok = mf_region_zero (connection->export->region, offset, length, punch, connection->cancellable, error);
+
+  end_waiting (connection, watched);
+  return ok;
+}
+
 uint8_t *
 mf_nbd_connection_scratch (mf_nbd_connection *connection)
 {

@@ -3,8 +3,8 @@
 /*
  * One client of the NBD server, from its first byte to its last. Private to src/nbd.
  *
- * A connection belongs to its thread. The server shares with it, under the server's lock, the export that it is bound to and the
- * right to break its stream; nothing else is touched by another thread.
+ * A connection belongs to its thread. The server shares with it, under the server's lock, the export that it is bound
+ * to and the right to break its stream; nothing else is touched by another thread.
  */
 #include "core/mf-nbd-protocol.h"
 #include "nbd/mf-nbd-server.h"
@@ -48,7 +48,9 @@ typedef struct {
   GCancellable *cancellable; /* ends waiting for missing pages */
   mf_nbd_stream stream;
 
-  mf_nbd_export *export; /* a reference; changed under the server's lock, by mf_nbd_server_bind() */
+  /* Under the server's lock. */
+  mf_nbd_export *export; /* a reference; changed by mf_nbd_server_bind() */
+  gboolean waits;        /* for missing pages: see mf_nbd_server_watch() */
 
   /* What was agreed in the handshake. */
   gboolean no_zeroes;
@@ -69,6 +71,13 @@ mf_nbd_connection *mf_nbd_connection_new (MfNbdServer *server, mf_nbd_counters *
 /* Lets go of the region, session and export: what was read and not acknowledged is dirty again. */
 void mf_nbd_connection_let_go (mf_nbd_connection *connection);
 void mf_nbd_connection_free (mf_nbd_connection *connection);
+/* mf_region_read(), _write() and _zero() that give up when the client hangs up while they wait for missing pages. */
+gboolean mf_nbd_connection_read (mf_nbd_connection *connection, uint64_t offset, void *buffer, size_t length,
+                                 GError **error);
+gboolean mf_nbd_connection_write (mf_nbd_connection *connection, uint64_t offset, const void *buffer, size_t length,
+                                  GError **error);
+gboolean mf_nbd_connection_zero (mf_nbd_connection *connection, uint64_t offset, uint64_t length, gboolean punch,
+                                 GError **error);
 /* The connection's buffer. */
 uint8_t *mf_nbd_connection_scratch (mf_nbd_connection *connection);
 
@@ -94,6 +103,8 @@ uint32_t mf_nbd_error_number (const GError *error);
 mf_nbd_export *mf_nbd_server_bind (MfNbdServer *server, mf_nbd_connection *connection, mf_nbd_string name);
 /* A reference to export `name`, or NULL. */
 mf_nbd_export *mf_nbd_server_find (MfNbdServer *server, mf_nbd_string name);
+/* From here on (until called with FALSE) the connection's cancellable is cancelled when its client hangs up. */
+void mf_nbd_server_watch (MfNbdServer *server, mf_nbd_connection *connection, gboolean on);
 /* All exports (of mf_nbd_export, references). */
 GPtrArray *mf_nbd_server_list (MfNbdServer *server);
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The handshake: fixed newstyle, options until one of them begins the transmission. A client has HANDSHAKE_USEC for all of it and
- * MAX_OPTIONS options; one that breaks the framing is dropped, anything else is answered.
+ * The handshake: fixed newstyle, options until one of them begins the transmission. A client has HANDSHAKE_USEC for
+ * all of it and MAX_OPTIONS options; one that breaks the framing is dropped, anything else is answered.
  */
 #include "nbd/mf-nbd-connection.h"
 
@@ -54,8 +54,9 @@ mf_nbd_transmission_flags (mf_nbd_connection *connection, const mf_nbd_export *e
     flags |= MF_NBD_FLAG_SEND_FUA | MF_NBD_FLAG_SEND_TRIM | MF_NBD_FLAG_SEND_WRITE_ZEROES;
   if (connection->structured)
     flags |= MF_NBD_FLAG_SEND_DF;
-  /* All connections see one store and nothing is cached in between, so a flush or FUA on one covers the writes of all. But a client with
-   * a tracking session of its own must not spread its reads: another connection would be another session. */
+  /* All connections see one store and nothing is cached in between, so a flush or FUA on one covers the writes of all.
+   * But a client with a tracking session of its own must not spread its reads: another connection would be another
+   * session. */
   if (!(connection->contexts & MF_NBD_ID_DIRTY) || export->session)
     flags |= MF_NBD_FLAG_CAN_MULTI_CONN;
   return flags;
@@ -207,7 +208,8 @@ queried_contexts (mf_nbd_meta_request request, gboolean list)
   return contexts;
 }
 
-/* Tracking begins when it is asked for, so that the client hears at once when it can't be had: the context is not there then. */
+/* Tracking begins when it is asked for, so that the client hears at once when it can't be had: the context is not
+ * there then. */
 static unsigned
 open_session (mf_nbd_connection *connection, mf_nbd_export *export, unsigned contexts)
 {

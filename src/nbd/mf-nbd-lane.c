@@ -2,11 +2,12 @@
 /*
  * A lane over libnbd.
  *
- * libnbd calls back with its handle locked, so nothing may be asked of it from there, and `done` wants to submit the next request. So a callback only moves
- * the request's slot to the list of finished ones, and deliver() calls `done` when libnbd has returned. A `done` that submits comes
- * back into deliver(), which leaves the work to the outer one.
+ * libnbd calls back with its handle locked, so nothing may be asked of it from there, and `done` wants to submit the
+ * next request. So a callback only moves the request's slot to the list of finished ones, and deliver() calls `done`
+ * when libnbd has returned. A `done` that submits comes back into deliver(), which leaves the work to the outer one.
  *
- * Slots are what libnbd holds on to while a request is in flight. They are kept for the next request: no allocation of ours in steady state.
+ * Slots are what libnbd holds on to while a request is in flight. They are kept for the next request: no allocation of
+ * ours in steady state.
  */
 #include "nbd/mf-nbd-lane.h"
 #include "core/mf-nbd-protocol.h"

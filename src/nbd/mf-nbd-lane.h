@@ -46,11 +46,13 @@ gboolean mf_nbd_lane_fail_again (mf_nbd_lane *lane, GError **error);
 
 /* What libnbd waits for at its socket, for poll(2). */
 short mf_nbd_lane_events (mf_nbd_lane *lane);
-/* Lets libnbd do what the socket is ready for. FALSE: it failed, or the other side has hung up; the lane is then to be lost. */
+/* Lets libnbd do what the socket is ready for. FALSE: it failed, or the other side has hung up; the lane is then to be
+ * lost. */
 gboolean mf_nbd_lane_drive (mf_nbd_lane *lane, short revents, GError **error);
 /* poll(2) until `deadline_usec` (monotonic, -1 none). Returns what poll(2) does. */
 int mf_nbd_wait (struct pollfd *pfds, nfds_t n, gint64 deadline_usec);
-/* The same; looks for a while before it sleeps, if that has been found to help. pfds[0] is the socket, pfds[1] the kick. */
+/* The same; looks for a while before it sleeps, if that has been found to help. pfds[0] is the socket, pfds[1] the
+ * kick. */
 int mf_nbd_lane_wait_soon (mf_nbd_lane *lane, struct pollfd *pfds, nfds_t n, gint64 deadline_usec);
 
 gboolean mf_nbd_lane_flush (mf_lane *base, GError **error);

@@ -2,27 +2,32 @@
 /*
  * Answering READ.
  *
- * Bytes leave in one of two ways. *Through the buffer*: mf_region_read() into the connection's buffer, and from there to the socket. It
- * waits for missing pages, checks that they were there until the end, never allocates a hole and never faults: so it is the way of small
- * requests (a fault), of simple replies, of stores on disk and of hugetlbfs. *From the mapping*: the socket takes the bytes where they are, the
- * one copy there has to be; the way of large requests for a store in RAM.
+ * Bytes leave in one of two ways. *Through the buffer*: mf_region_read() into the connection's buffer, and from there
+ * to the socket. It waits for missing pages, checks that they were there until the end, never allocates a hole and
+ * never faults: so it is the way of small requests (a fault), of simple replies, of stores on disk and of hugetlbfs.
+ * *From the mapping*: the socket takes the bytes where they are, the one copy there has to be; the way of large
+ * requests for a store in RAM.
  *
- * Measured in this server: 1 GiB of random bytes out of tmpfs in requests of 1 MiB to a client that only receives, 2 processors shared with other work; the server's processor
- * time in ms, and GB/s (medians of 7; the GB/s vary by half):
+ * Measured in this server: 1 GiB of random bytes out of tmpfs in requests of 1 MiB to a client that only receives, 2
+ * processors shared with other work; the server's processor time in ms, and GB/s (medians of 7; the GB/s vary by
+ * half):
  *
  *                 UNIX, 1 connection   UNIX, 2      TCP, 1       TCP, 2
  *   mapping       136   3.8            160   4.5    208   2.1    221   2.8
  *   buffer        203   2.2            227   2.9    295   1.4    314   1.2
  *   sendfile      122   2.4            123   4.1    180   1.1    319   1.2
  *
- * To give the mapping's pages back every 16 MiB costs 10 % of the processor time and keeps 1 GB out of the service's resident memory.
+ * To give the mapping's pages back every 16 MiB costs 10 % of the processor time and keeps 1 GB out of the service's
+ * resident memory.
  *
- * Holes must not be touched through the mapping. SEEK_HOLE is no way to find them: it walks every page up to the next hole, 7 ms for a full GiB, with
- * the file locked. SEEK_DATA is cheap, and mincore() says of each page whether it is there (10 us for 1 MiB); a page that isn't there, a hole or
- * swapped out, goes through the buffer. A hole punched between the question and the read is allocated again with zeroes: harmless.
+ * Holes must not be touched through the mapping. SEEK_HOLE is no way to find them: it walks every page up to the next
+ * hole, 7 ms for a full GiB, with the file locked. SEEK_DATA is cheap, and mincore() says of each page whether it is
+ * there (10 us for 1 MiB); a page that isn't there, a hole or swapped out, goes through the buffer. A hole punched
+ * between the question and the read is allocated again with zeroes: harmless.
  *
- * A page that was PRESENT when the request came may be invalidated while its bytes are on their way to the socket. So a large reply ends with a chunk of its own,
- * sent after its data, and that chunk is an error when pages were invalidated meanwhile (mf_region_peek_begin()).
+ * A page that was PRESENT when the request came may be invalidated while its bytes are on their way to the socket. So
+ * a large reply ends with a chunk of its own, sent after its data, and that chunk is an error when pages were
+ * invalidated meanwhile (mf_region_peek_begin()).
  */
 #include "nbd/mf-nbd-connection.h"
 
@@ -223,8 +228,8 @@ hole_at (const mf_nbd_export *export, uint64_t offset, uint64_t end)
   return data_from (export, offset, offset + same) - offset;
 }
 
-/* Adds up to a buffer of bytes from `*offset` on, through the buffer, and sends it: the buffer is free again then. Sets `error`
- * when the region could not be read; FALSE without: the stream is broken. */
+/* Adds up to a buffer of bytes from `*offset` on, through the buffer, and sends it: the buffer is free again then.
+ * Sets `error` when the region could not be read; FALSE without: the stream is broken. */
 static gboolean
 add_through_buffer (Reply *reply, uint64_t *offset, uint64_t end, GError **error)
 {
@@ -232,7 +237,7 @@ add_through_buffer (Reply *reply, uint64_t *offset, uint64_t end, GError **error
   uint8_t *scratch = mf_nbd_connection_scratch (connection);
   uint32_t part = (uint32_t) MIN (end - *offset, MF_NBD_SCRATCH_BYTES - *offset % STEP_BYTES);
 
-  if (!mf_region_read (connection->export->region, *offset, scratch, part, connection->cancellable, error))
+  if (!mf_nbd_connection_read (connection, *offset, scratch, part, error))
     return FALSE;
   if (!reply_add_looking (reply, *offset, part, scratch) || !reply_flush (reply, FALSE))
     return FALSE;
@@ -263,8 +268,8 @@ forget_mapped (mf_nbd_connection *connection)
   connection->mapped_bytes = 0;
 }
 
-/* Adds what a window of the mapping holds, from `*offset` on, as far as the pages are in memory. Where the first is not, nothing is
- * added, and `*absent` is the end of those that are not. */
+/* Adds what a window of the mapping holds, from `*offset` on, as far as the pages are in memory. Where the first is
+ * not, nothing is added, and `*absent` is the end of those that are not. */
 static gboolean
 add_from_mapping (Reply *reply, const uint8_t *mapping, uint64_t *offset, uint64_t end, uint64_t *absent)
 {
@@ -346,13 +351,13 @@ reply_small (mf_nbd_connection *connection, const mf_nbd_request *request)
   Reply reply = { .connection = connection, .request = request };
   g_autoptr (GError) error = NULL;
 
-  if (!mf_region_read (connection->export->region, request->offset, scratch, request->length, connection->cancellable,
-                       &error))
+  if (!mf_nbd_connection_read (connection, request->offset, scratch, request->length, &error))
     return reply_end (&reply, mf_nbd_error_number (error), "the region could not be read");
   return reply_add_looking (&reply, request->offset, request->length, scratch) && reply_flush (&reply, TRUE);
 }
 
-/* A reply without chunks: `head`, then all the bytes, zeroes too. Once the head is out an error can only be shown by hanging up. */
+/* A reply without chunks: `head`, then all the bytes, zeroes too. Once the head is out an error can only be shown by
+ * hanging up. */
 static gboolean
 reply_whole (mf_nbd_connection *connection, const mf_nbd_request *request, const void *head, size_t head_length)
 {
@@ -364,7 +369,7 @@ reply_whole (mf_nbd_connection *connection, const mf_nbd_request *request, const
     struct iovec iov[] = { { (void *) head, head_length }, { scratch, part } };
     g_autoptr (GError) error = NULL;
 
-    if (!mf_region_read (connection->export->region, offset, scratch, part, connection->cancellable, &error)) {
+    if (!mf_nbd_connection_read (connection, offset, scratch, part, &error)) {
       if (offset > request->offset)
         return FALSE;
       return reply_failed (connection, request, mf_nbd_error_number (error), "the region could not be read");

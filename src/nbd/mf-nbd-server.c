@@ -2,11 +2,12 @@
 /*
  * The server: the table of exports, the connections and their threads, the listeners and theirs.
  *
- * `lock` protects the table of exports, the list of connections and each connection's `export`. A connection in the list has an open stream,
- * which whoever holds the lock may break; its thread takes it off the list when it has let go of the region, and closes it then.
+ * `lock` protects the table of exports, the list of connections and each connection's `export` and `waits`. A connection in the
+ * list has an open stream, which whoever holds the lock may break; its thread takes it off the list when it has let go
+ * of the region, and closes it then.
  *
- * A thread that ends can't join itself. It leaves its handle in `ended` and joins the one that it finds there: so there is never more than
- * one thread that ended and was not joined, and who joins the last has joined all.
+ * A thread that ends can't join itself. It leaves its handle in `ended` and joins the one that it finds there: so
+ * there is never more than one thread that ended and was not joined, and who joins the last has joined all.
  */
 #include "nbd/mf-nbd-address.h"
 #include "nbd/mf-nbd-connection.h"
@@ -32,10 +33,11 @@ struct _MfNbdServer {
   GThread *ended;
   mf_nbd_counters counters;
 
+  /* The thread that accepts clients and watches those for whom somebody waits. Under lock until `stop`. */
   GThread *listener; /* NULL: none yet */
   int wake_fd;
-  gboolean stop;      /* under lock: the listener is to end */
-  GArray *listen_fds; /* under lock */
+  gboolean stop;
+  GArray *listen_fds;
   GPtrArray *sockets; /* of SocketFile */
 };
 
@@ -77,10 +79,10 @@ mf_nbd_server_new (void)
 static void
 stop_listening (MfNbdServer *server)
 {
+  g_mutex_lock (&server->lock);
+  server->stop = TRUE;
+  g_mutex_unlock (&server->lock);
   if (server->listener) {
-    g_mutex_lock (&server->lock);
-    server->stop = TRUE;
-    g_mutex_unlock (&server->lock);
     eventfd_write (server->wake_fd, 1);
     g_thread_join (server->listener);
   }
@@ -300,66 +302,116 @@ accept_one (MfNbdServer *server, int listen_fd)
   return mf_nbd_server_serve_fd (server, fd, FALSE, NULL);
 }
 
+static void
+add_poll (GArray *pfds, int fd, short events)
+{
+  struct pollfd pfd = { .fd = fd, .events = events };
+
+  g_array_append_val (pfds, pfd);
+}
+
+static gboolean
+has_hung_up (int fd)
+{
+  struct pollfd pfd = { .fd = fd, .events = POLLRDHUP };
+
+  return poll (&pfd, 1, 0) > 0;
+}
+
+/* Ends the waiting for clients that are gone. With the lock held. */
+static void
+cancel_waiting (MfNbdServer *server)
+{
+  for (guint i = 0; i < server->connections->len; i++) {
+    mf_nbd_connection *connection = g_ptr_array_index (server->connections, i);
+
+    if (!connection->waits || !has_hung_up (connection->stream.fd))
+      continue;
+    connection->waits = FALSE;
+    g_cancellable_cancel (connection->cancellable);
+  }
+}
+
+/* What there is to wait for: the wake-up, `n_listen` listening sockets, then connections. FALSE: the end. */
+static gboolean
+gather (MfNbdServer *server, GArray *pfds, guint *n_listen)
+{
+  gboolean stop;
+
+  g_array_set_size (pfds, 0);
+  add_poll (pfds, server->wake_fd, POLLIN);
+  g_mutex_lock (&server->lock);
+  stop = server->stop;
+  cancel_waiting (server);
+  *n_listen = server->listen_fds->len;
+  for (guint i = 0; i < *n_listen; i++)
+    add_poll (pfds, g_array_index (server->listen_fds, int, i), POLLIN);
+  for (guint i = 0; i < server->connections->len; i++) {
+    const mf_nbd_connection *connection = g_ptr_array_index (server->connections, i);
+
+    if (connection->waits)
+      add_poll (pfds, connection->stream.fd, POLLRDHUP);
+  }
+  g_mutex_unlock (&server->lock);
+  return !stop;
+}
+
 static gpointer
 listener_thread (gpointer data)
 {
   MfNbdServer *server = data;
-  g_autoptr (GArray) pfds = g_array_new (FALSE, TRUE, sizeof (struct pollfd));
-  struct pollfd wake = { .fd = server->wake_fd, .events = POLLIN };
+  g_autoptr (GArray) pfds = g_array_new (FALSE, FALSE, sizeof (struct pollfd));
+  guint n_listen;
 
-  for (;;) {
+  while (gather (server, pfds, &n_listen)) {
+    struct pollfd *found = (struct pollfd *) (void *) pfds->data;
     gboolean room = TRUE;
     eventfd_t ignored;
 
-    g_array_set_size (pfds, 0);
-    g_array_append_val (pfds, wake);
-    g_mutex_lock (&server->lock);
-    for (guint i = 0; i < server->listen_fds->len; i++) {
-      struct pollfd pfd = { .fd = g_array_index (server->listen_fds, int, i), .events = POLLIN };
-
-      g_array_append_val (pfds, pfd);
-    }
-    g_mutex_unlock (&server->lock);
-
-    if (poll ((struct pollfd *) (void *) pfds->data, pfds->len, -1) == -1)
+    if (poll (found, pfds->len, -1) == -1)
       continue;
-    if (g_array_index (pfds, struct pollfd, 0).revents) {
-      gboolean stop;
-
+    if (found[0].revents)
       eventfd_read (server->wake_fd, &ignored);
-      g_mutex_lock (&server->lock);
-      stop = server->stop;
-      g_mutex_unlock (&server->lock);
-      if (stop)
-        return NULL;
-    }
-    for (guint i = 1; i < pfds->len; i++) {
-      if (g_array_index (pfds, struct pollfd, i).revents)
-        room &= accept_one (server, g_array_index (pfds, struct pollfd, i).fd);
+    for (guint i = 1; i <= n_listen; i++) {
+      if (found[i].revents)
+        room &= accept_one (server, found[i].fd);
     }
     /* Clients wait in the kernel's queue until a descriptor is free again; nothing tells when. */
     if (!room)
-      poll (&wake, 1, 100);
+      poll (found, 1, 100);
   }
+  return NULL;
 }
 
+/* Has the listener look at what there is to wait for, and starts it if need be. With the lock held. */
 static gboolean
-start_listening (MfNbdServer *server, GError **error)
+wake_listener (MfNbdServer *server, GError **error)
 {
   g_autoptr (GError) why = NULL;
 
-  if (server->listener)
-    return eventfd_write (server->wake_fd, 1) == 0;
-  server->wake_fd = eventfd (0, EFD_CLOEXEC | EFD_NONBLOCK);
+  if (server->wake_fd == -1)
+    server->wake_fd = eventfd (0, EFD_CLOEXEC | EFD_NONBLOCK);
   if (server->wake_fd == -1)
     return mf_error_from_errno (error, errno, "listening");
-  server->listener = g_thread_try_new ("mf-nbd-listen", listener_thread, server, &why);
-  if (server->listener)
-    return TRUE;
-  g_set_error (error, MF_ERROR, MF_ERROR_FAILED, "no thread to listen: %s", why->message);
-  close (server->wake_fd);
-  server->wake_fd = -1;
-  return FALSE;
+  if (!server->listener)
+    server->listener = g_thread_try_new ("mf-nbd-listen", listener_thread, server, &why);
+  if (!server->listener) {
+    g_set_error (error, MF_ERROR, MF_ERROR_FAILED, "no thread to listen: %s", why->message);
+    return FALSE;
+  }
+  eventfd_write (server->wake_fd, 1);
+  return TRUE;
+}
+
+void
+mf_nbd_server_watch (MfNbdServer *server, mf_nbd_connection *connection, gboolean on)
+{
+  g_mutex_lock (&server->lock);
+  connection->waits = on;
+  /* Without a thread to watch it, the connection just waits. */
+  if (on && !server->stop)
+    wake_listener (server, NULL);
+  g_mutex_unlock (&server->lock);
 }
 
 gboolean
@@ -368,6 +420,7 @@ mf_nbd_server_listen (MfNbdServer *server, const char *uri, GError **error)
   g_autoptr (mf_nbd_address) address = mf_nbd_address_parse (uri, error);
   g_autoptr (GArray) fds = g_array_new (FALSE, FALSE, sizeof (int));
   struct stat st;
+  gboolean ok;
 
   if (!address || !mf_nbd_address_listen (address, fds, error))
     return FALSE;
@@ -380,9 +433,13 @@ mf_nbd_server_listen (MfNbdServer *server, const char *uri, GError **error)
     g_ptr_array_add (server->sockets, file);
   }
   g_mutex_lock (&server->lock);
-  g_array_append_vals (server->listen_fds, fds->data, fds->len);
+  ok = wake_listener (server, error);
+  if (ok)
+    g_array_append_vals (server->listen_fds, fds->data, fds->len);
   g_mutex_unlock (&server->lock);
-  return start_listening (server, error);
+  for (guint i = 0; !ok && i < fds->len; i++)
+    close (g_array_index (fds, int, i));
+  return ok;
 }
 
 void

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Answering BLOCK_STATUS: a chunk for each context that was negotiated. A reply is cut after MAX_EXTENTS; the client asks on from there.
+ * Answering BLOCK_STATUS: a chunk for each context that was negotiated. A reply is cut after MAX_EXTENTS; the client
+ * asks on from there.
  */
 #include "nbd/mf-nbd-connection.h"
 
@@ -130,8 +131,8 @@ send_status (mf_nbd_connection *connection, const mf_nbd_request *request, const
   return mf_nbd_stream_writev (&connection->stream, iov, G_N_ELEMENTS (iov), !done);
 }
 
-/* Asks the tracker, unless the owner of the session wants to do that himself, or this request goes on where the one before ended:
- * then the two are one look at the region, and a scan in between would only cost and change the heat. */
+/* Asks the tracker, unless the owner of the session wants to do that himself, or this request goes on where the one
+ * before ended: then the two are one look at the region, and a scan in between would only cost and change the heat. */
 static gboolean
 collect (mf_nbd_connection *connection, mf_dirty_session *session, uint64_t offset, GError **error)
 {

@@ -89,7 +89,8 @@ now_nsec (void)
   return (uint64_t) now.tv_sec * 1000000000u + (uint64_t) now.tv_nsec;
 }
 
-/* One recvmsg() that brings something, or ends with -1 and errno. Looks for a while before it sleeps, if that has been found to help. */
+/* One recvmsg() that brings something, or ends with -1 and errno. Looks for a while before it sleeps, if that has been
+ * found to help. */
 static ssize_t
 receive_soon (mf_nbd_stream *stream, struct msghdr *msg)
 {

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #pragma once
 /*
- * A stream socket as the NBD server reads and writes it: one recv() brings as many requests as have come, one send() takes
- * header and payload. Owned by one thread; only mf_nbd_stream_break() may be called from others.
+ * A stream socket as the NBD server reads and writes it: one recv() brings as many requests as have come, one send()
+ * takes header and payload. Owned by one thread; only mf_nbd_stream_break() may be called from others.
  */
 #include "core/mf-spin.h"
 #include <glib.h>
@@ -31,7 +31,8 @@ void mf_nbd_stream_break (mf_nbd_stream *stream);
 /* Both ways at once: reads fail after `usec` from now, and a write that can't go on for that long fails. -1: no limit. */
 void mf_nbd_stream_set_timeout (mf_nbd_stream *stream, gint64 usec);
 
-/* The next `length` <= MF_NBD_STREAM_BUFFER bytes, valid until the next call. NULL: the stream ended before, broke, or the deadline is over. */
+/* The next `length` <= MF_NBD_STREAM_BUFFER bytes, valid until the next call. NULL: the stream ended before, broke, or
+ * the deadline is over. */
 const uint8_t *mf_nbd_stream_take (mf_nbd_stream *stream, size_t length);
 /* Reads `length` bytes. */
 gboolean mf_nbd_stream_read (mf_nbd_stream *stream, void *out, size_t length);

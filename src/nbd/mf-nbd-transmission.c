@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The transmission: requests one after the other, each answered before the next is looked at. That keeps the order in which FLUSH speaks of
- * READs, and a client that wants more at once opens more connections.
+ * The transmission: requests one after the other, each answered before the next is looked at. That keeps the order in
+ * which FLUSH speaks of READs, and a client that wants more at once opens more connections.
  */
 #include "nbd/mf-nbd-connection.h"
 
@@ -130,7 +130,7 @@ reply_write (mf_nbd_connection *connection, const mf_nbd_request *request)
       return FALSE;
     /* After an error the rest of the payload still has to be taken off the stream. */
     if (!error)
-      mf_region_write (connection->export->region, offset, scratch, part, connection->cancellable, &error);
+      mf_nbd_connection_write (connection, offset, scratch, part, &error);
     offset += part;
   }
   return reply_changed (connection, request, error);
@@ -141,8 +141,8 @@ reply_zero (mf_nbd_connection *connection, const mf_nbd_request *request)
 {
   g_autoptr (GError) error = NULL;
 
-  mf_region_zero (connection->export->region, request->offset, request->length,
-                  !(request->flags & MF_NBD_CMD_FLAG_NO_HOLE), connection->cancellable, &error);
+  mf_nbd_connection_zero (connection, request->offset, request->length, !(request->flags & MF_NBD_CMD_FLAG_NO_HOLE),
+                          &error);
   return reply_changed (connection, request, error);
 }
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Whatever a client says, the NBD server greets it, answers or hangs up, and comes to an end when the client does. The input begins where its first byte
- * says: at the client's flags, or at the first request after a handshake with structured replies and both contexts.
+ * Whatever a client says, the NBD server greets it, answers or hangs up, and comes to an end when the client does. The
+ * input begins where its first byte says: at the client's flags, or at the first request after a handshake with
+ * structured replies and both contexts.
  */
 #include "mf-fuzz.h"
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * lane-copy URI FILE: copies an export to FILE through a lane of ours, with many requests in flight, and prints "SIZE bytes, N hole pages".
- * lane-copy --map CONTEXT URI: prints the export's extents, "OFFSET LENGTH FLAGS" a line.
+ * lane-copy URI FILE: copies an export to FILE through a lane of ours, with many requests in flight, and prints "SIZE
+ * bytes, N hole pages". lane-copy --map CONTEXT URI: prints the export's extents, "OFFSET LENGTH FLAGS" a line.
  * --simple: without structured replies.
  */
 #include "nbd/mf-nbd-client.h"

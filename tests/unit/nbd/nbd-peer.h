@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #pragma once
 /*
- * A raw NBD client for tests of the server: sends what a test says, well-formed or not, and takes replies apart. Everything that a peer can't do
- * within DEADLINE seconds is a failure of the test.
+ * A raw NBD client for tests of the server: sends what a test says, well-formed or not, and takes replies apart.
+ * Everything that a peer can't do within DEADLINE seconds is a failure of the test.
  */
 #include "core/mf-nbd-protocol.h"
 #include "nbd/mf-nbd-server.h"
@@ -16,7 +16,8 @@ typedef struct {
   uint64_t size;
 } Fixture;
 
-/* Fills page n with a pattern of its own where `data_pages` (a string of '#' data, '0' written zeroes, '.' hole, repeated) says so. */
+/* Fills page n with a pattern of its own where `data_pages` (a string of '#' data, '0' written zeroes, '.' hole,
+ * repeated) says so. */
 Fixture *fixture_new (uint64_t size, const char *pages, const mf_nbd_export_options *options);
 void fixture_free (Fixture *f);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (Fixture, fixture_free)
@@ -78,6 +79,6 @@ PeerRead peer_read (Peer *peer, uint16_t flags, uint64_t offset, uint32_t length
 PeerRead peer_assert_read (Peer *peer, const Fixture *f, uint64_t offset, uint32_t length);
 uint32_t peer_write (Peer *peer, uint16_t flags, uint64_t offset, const void *data, uint32_t length);
 
-/* BLOCK_STATUS: the extents of context `id` as "length:flags length:flags", lengths in pages of 4096 where they are whole ("2:1"), else bytes
- * ("b100:1"). */
+/* BLOCK_STATUS: the extents of context `id` as "length:flags length:flags", lengths in pages of 4096 where they are
+ * whole ("2:1"), else bytes ("b100:1"). */
 char *peer_status (Peer *peer, uint16_t flags, uint64_t offset, uint32_t length, uint32_t id);

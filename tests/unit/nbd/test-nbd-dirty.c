@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "nbd-peer.h"
 
-/* memferry:dirty: the session rules. A page is dirty in a session from its last write until the session reads it; FLUSH
- * acknowledges what a connection has read; what a connection read and did not acknowledge is dirty again when it ends. */
+/* memferry:dirty: the session rules. A page is dirty in a session from its last write until the session reads it;
+ * FLUSH acknowledges what a connection has read; what a connection read and did not acknowledge is dirty again when it
+ * ends. */
 
 #define PAGE  4096u
 #define PAGES 16u
@@ -238,7 +239,8 @@ test_flush_of_another (void)
   assert_dirty (other, "16:1");
 }
 
-/* The tracker is asked when a look at the region begins, not for each part of it, and not while the owner collects himself. */
+/* The tracker is asked when a look at the region begins, not for each part of it, and not while the owner collects
+ * himself. */
 static void
 test_collects (void)
 {

@@ -193,6 +193,36 @@ test_end_while_waiting (void)
   }
 }
 
+/* A client that hangs up is not waited for, whatever it wanted. */
+static void
+test_client_leaves (void)
+{
+  g_autoptr (Fixture) f = fixture_new (MIB, "#", NULL);
+  const uint8_t byte = 1;
+  Asked asked = { 0 };
+  mf_nbd_server_stats stats;
+  gint64 deadline = g_get_monotonic_time () + 20 * G_USEC_PER_SEC;
+
+  mf_region_set_fetcher (f->region, note_asked, &asked);
+  lose_pages (f, (mf_run){ 0, 2 });
+  for (int i = 0; i < 3; i++) {
+    g_autoptr (Peer) peer = peer_open (f->server, i == 1 ? PEER_STRUCTURED : 0);
+
+    if (i < 2) {
+      peer_request (peer, MF_NBD_CMD_READ, 0, 0, i == 0 ? PAGE : MIB);
+    } else {
+      peer_request (peer, MF_NBD_CMD_WRITE, 0, PAGE, 1);
+      peer_send (peer, &byte, 1);
+    }
+    next_asked (&asked);
+  }
+  do {
+    g_assert_cmpint (g_get_monotonic_time (), <, deadline);
+    mf_nbd_server_get_stats (f->server, &stats);
+  } while (stats.connections > 0);
+  mf_region_set_fetcher (f->region, NULL, NULL);
+}
+
 typedef struct {
   Fixture *f;
   guint seed;
@@ -252,8 +282,8 @@ ask_nobody (mf_run run, gpointer user_data)
 {
 }
 
-/* Pages go away and come again while they are read: what a reply says is right, or it ends with an error. Small reads never fail, for they go
- * by the page map while they read. */
+/* Pages go away and come again while they are read: what a reply says is right, or it ends with an error. Small reads
+ * never fail, for they go by the page map while they read. */
 static void
 test_invalidated_while_read (void)
 {
@@ -284,6 +314,7 @@ main (int argc, char **argv)
   g_test_add_func ("/nbd-missing/write", test_write);
   g_test_add_func ("/nbd-missing/allocation", test_allocation);
   g_test_add_func ("/nbd-missing/end-while-waiting", test_end_while_waiting);
+  g_test_add_func ("/nbd-missing/client-leaves", test_client_leaves);
   g_test_add_func ("/nbd-missing/invalidated-while-read", test_invalidated_while_read);
   return g_test_run ();
 }
