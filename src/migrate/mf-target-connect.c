@@ -5,31 +5,55 @@
 #include "migrate/mf-stage.h"
 #include "migrate/mf-target-private.h"
 
+#include <string.h>
+
 #define MAX_REGIONS 64
 #define MAX_LANES   64
 
-/* Lines of "key=value": the first that differs is named. */
+/* The line that begins with the same key as `line`, or NULL. */
+static const char *
+line_of_key (char **lines, const char *line)
+{
+  const char *equals = strchr (line, '=');
+  gsize length = equals != NULL ? (gsize) (equals + 1 - line) : strlen (line);
+
+  for (; *lines != NULL; lines++) {
+    if (strncmp (*lines, line, length) == 0)
+      return *lines;
+  }
+  return NULL;
+}
+
+/* The first line of `lines` that is not among `others`; NULL: there is none. */
+static const char *
+first_missing (char **lines, char **others)
+{
+  for (; *lines != NULL; lines++) {
+    if (**lines != '\0' && !g_strv_contains ((const char *const *) others, *lines))
+      return *lines;
+  }
+  return NULL;
+}
+
+/* Lines of "key=value": the first that differs is named. It is read at the source. */
 static gboolean
 compare_signatures (const char *theirs, const char *ours, GError **error)
 {
   g_auto (GStrv) their_lines = g_strsplit (theirs, "\n", -1);
   g_auto (GStrv) our_lines = g_strsplit (ours, "\n", -1);
+  const char *their_line = first_missing (their_lines, our_lines);
+  const char *our_line =
+      their_line != NULL ? line_of_key (our_lines, their_line) : first_missing (our_lines, their_lines);
 
-  for (guint i = 0; their_lines[i] != NULL; i++) {
-    if (*their_lines[i] != '\0' && !g_strv_contains ((const char *const *) our_lines, their_lines[i])) {
-      g_set_error (error, MF_ERROR, MF_ERROR_PROGRAM,
-                   "the program that waits here differs from the source's: there it has %s", their_lines[i]);
-      return FALSE;
-    }
-  }
-  for (guint i = 0; our_lines[i] != NULL; i++) {
-    if (*our_lines[i] != '\0' && !g_strv_contains ((const char *const *) their_lines, our_lines[i])) {
-      g_set_error (error, MF_ERROR, MF_ERROR_PROGRAM,
-                   "the program that waits here differs from the source's: here it has %s", our_lines[i]);
-      return FALSE;
-    }
-  }
-  return TRUE;
+  if (their_line == NULL && our_line == NULL)
+    return TRUE;
+  if (their_line != NULL && our_line != NULL)
+    g_set_error (error, MF_ERROR, MF_ERROR_PROGRAM, "the two programs differ: the source's has %s, the target's %s",
+                 their_line, our_line);
+  else
+    g_set_error (error, MF_ERROR, MF_ERROR_PROGRAM, "the two programs differ: only the %s has %s",
+                 their_line != NULL ? "source's" : "target's", their_line != NULL ? their_line : our_line);
+  return FALSE;
 }
 
 static gboolean
