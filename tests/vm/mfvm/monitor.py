@@ -5,6 +5,7 @@ import array
 import json
 import mmap
 import os
+import select
 import socket
 import threading
 
@@ -26,6 +27,7 @@ class Monitor:
         self._mapping = None
         self._server = None
         self._ends = []
+        self._client = None
         self._changed = threading.Condition()
         self._waiting = None
         self._free = False
@@ -55,6 +57,12 @@ class Monitor:
                 self._changed.wait(deadline.left())
             return self._waiting
 
+    def wait_more(self, seconds=60):
+        """Waits until the client has sent something after the command that is kept back: it waits for that one no more."""
+        deadline = Deadline(seconds, "command after the one that is kept back")
+        while not select.select([self._client], [], [], deadline.left())[0]:
+            pass
+
     def let_go(self):
         """Lets through what is kept back, and what comes from now on."""
         with self._changed:
@@ -69,6 +77,7 @@ class Monitor:
                 return
             qemu = socket.socket(socket.AF_UNIX)
             self._ends += [client, qemu]
+            self._client = client
             try:
                 qemu.connect(self._upstream)
                 back = threading.Thread(target=self._answers, args=(qemu, client), daemon=True)
