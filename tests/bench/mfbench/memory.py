@@ -13,8 +13,8 @@ from .host import BenchError
 
 MIB = 1 << 20
 # Size of the region, of the zeroes written into it before the guest starts, from where on, and the guest's workload.
-GUESTS = {False: (1024, 256, 128, ("mf.fill=400M", "mf.dirty=96M", "mf.rate=82000000", "mf.heartbeat=20")),
-          True: (256, 64, 32, ("mf.fill=64M", "mf.dirty=16M", "mf.rate=16000000", "mf.heartbeat=20"))}
+GUESTS = {False: (1024, 256, 640, ("mf.fill=400M", "mf.dirty=96M", "mf.rate=82000000", "mf.heartbeat=20")),
+          True: (256, 64, 160, ("mf.fill=64M", "mf.dirty=16M", "mf.rate=16000000", "mf.heartbeat=20"))}
 WAYS = {"auto, 1 Gbit/s": ("auto", "1gbit"), "postcopy, 1 Gbit/s": ("postcopy", "1gbit"), "auto, unlimited": ("auto", None)}
 PERIOD_SECONDS = 0.02
 SIDES = ("source", "target")
