@@ -21,6 +21,7 @@
  */
 #include "attach/mf-fault-thread.h"
 #include "attach/mf-latency.h"
+#include "mf-urgent.h"
 #include "track/mf-uffd.h"
 
 #include <errno.h>
@@ -32,8 +33,11 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define SPIN_USEC  150
-#define RETRY_USEC 50000
+#define SPIN_USEC 150
+/* A yield that takes so long has let somebody busy in: no looking for a while. */
+#define CROWDED_USEC 50
+#define CALM_USEC    20000
+#define RETRY_USEC   50000
 /* Each thread of the program waits for one page at most, so this is how many threads are served at once. */
 #define SLOTS       256
 #define SLOTS_BYTES (8 * 1024 * 1024) /* of buffers at most, but one slot in any case */
@@ -84,6 +88,7 @@ struct _mf_fault_thread {
   guint n_later; /* of these, DUE or HELD */
   bool room_reported, stray_reported;
   gint64 active_usec; /* when something last happened */
+  gint64 calm_usec;   /* until then, no looking */
 
   /* Written by the thread, read by all. */
   mf_latency latency;
@@ -523,15 +528,30 @@ lose_lane (mf_fault_thread *thread, const GError *error)
     thread->callbacks.lost (error, thread->callbacks.user_data);
 }
 
-/* Whether nobody who is waited for need be slept for: something happened a moment ago. */
+/* Whether to look, and not to sleep: something happened a moment ago, and others don't need the processors. */
 static bool
 spins (mf_fault_thread *thread)
 {
-  return g_get_monotonic_time () - thread->active_usec < SPIN_USEC;
+  const gint64 now = g_get_monotonic_time ();
+
+  return now - thread->active_usec < SPIN_USEC && now >= thread->calm_usec;
 }
 
-/* Looks once for answers and events. What is looked for may need this very processor, so it is given away when nothing is there, and
- * at once after a question. */
+/* What is looked for may need this very processor. When a third one takes it, though, looking means waiting behind that one, and
+ * a sleeper is woken ahead of it. */
+static void
+yield (mf_fault_thread *thread)
+{
+  const gint64 before = g_get_monotonic_time ();
+  gint64 after;
+
+  sched_yield ();
+  after = g_get_monotonic_time ();
+  if (after - before > CROWDED_USEC)
+    thread->calm_usec = after + CALM_USEC;
+}
+
+/* Looks once for answers and events. The processor is given away when nothing is there, and at once after a question. */
 static void
 look (mf_fault_thread *thread)
 {
@@ -542,7 +562,7 @@ look (mf_fault_thread *thread)
     lose_lane (thread, error);
   read_events (thread);
   if (thread->active_usec == before || (thread->lane && mf_lane_in_flight (thread->lane) > 0))
-    sched_yield ();
+    yield (thread);
 }
 
 /* Sleeps until there is an event, an answer, a kick or the time is over (-1: none). */
@@ -569,6 +589,7 @@ fault_thread_run (gpointer data)
 {
   mf_fault_thread *thread = data;
 
+  mf_urgent_thread ();
   while (!atomic_load (&thread->stop)) {
     gint64 due_usec;
 

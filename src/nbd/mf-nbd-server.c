@@ -9,6 +9,7 @@
  * A thread that ends can't join itself. It leaves its handle in `ended` and joins the one that it finds there: so
  * there is never more than one thread that ended and was not joined, and who joins the last has joined all.
  */
+#include "mf-urgent.h"
 #include "nbd/mf-nbd-address.h"
 #include "nbd/mf-nbd-connection.h"
 
@@ -233,6 +234,8 @@ connection_thread (gpointer data)
   MfNbdServer *server = connection->server;
   GThread *former;
 
+  if (connection->stream.spin)
+    mf_urgent_thread ();
   if (mf_nbd_handshake (connection))
     mf_nbd_transmission (connection);
   mf_nbd_connection_let_go (connection);
