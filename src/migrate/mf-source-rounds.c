@@ -21,7 +21,8 @@
 /* Streaming: how often to look how much is dirty, and how much longer than the model says it may take. */
 #define STREAM_LOOK_USEC     2000
 #define STREAM_PATIENCE_USEC (250 * 1000)
-/* It gains nothing any more when what is dirty has not shrunk by a part of itself in that time. */
+/* It gains nothing any more when what is dirty has not shrunk by a part of itself in that time; not before it could have shrunk at the link's
+ * rate, for the first answers take a while on a busy machine. */
 #define STREAM_SETTLE_USEC (15 * 1000)
 #define STREAM_SETTLE_PART 10
 
@@ -156,7 +157,9 @@ stream_until_small (mf_source *source, guint64 dirty_bytes, gboolean *small, GEr
     mf_migration_set_prediction (source->migration, downtime_usec, source->model.dirty_rate);
     *small = downtime_usec <= source->options.max_downtime_usec;
     if (g_get_monotonic_time () - looked_usec >= STREAM_SETTLE_USEC) {
-      settled = mean_bytes >= before_bytes - before_bytes / STREAM_SETTLE_PART;
+      settled =
+          mean_bytes >= before_bytes - before_bytes / STREAM_SETTLE_PART &&
+          g_get_monotonic_time () - began_usec >= (gint64) mf_switchover_stream_usec (&source->model, dirty_bytes);
       before_bytes = mean_bytes;
       looked_usec = g_get_monotonic_time ();
     }
