@@ -31,8 +31,8 @@ gboolean mf_host_claim (MfHost *host, mf_record *record, mf_record_phase phase, 
 gboolean mf_host_record (MfHost *host, mf_record *record, mf_record_phase phase, GError **error);
 /* The regions are here and free again; the record is removed. */
 void mf_host_drop (MfHost *host, mf_record *record);
-/* The regions are free again, but the session's source has not heard yet that the program did not run here: a record says so until it has. */
-void mf_host_bury (MfHost *host, mf_record *record);
+/* The regions are free again, but the session's source may not have heard how it ended: a record (MF_PHASE_UNDONE or _COMPLETE) says so until it has. */
+void mf_host_bury (MfHost *host, mf_record *record, mf_record_phase phase);
 /* The record stays (MF_PHASE_AWAY, or the service goes down), the host keeps a copy of it. */
 void mf_host_keep (MfHost *host, mf_record *record);
 

@@ -134,6 +134,7 @@ role_of (const mf_record *record)
   case MF_PHASE_AWAY:
     return MF_REGION_AWAY;
   case MF_PHASE_UNDONE:
+  case MF_PHASE_COMPLETE:
   default:
     return MF_REGION_HERE;
   }
@@ -225,14 +226,14 @@ keep_copy (MfHost *host, const mf_record *record)
 }
 
 void
-mf_host_bury (MfHost *host, mf_record *record)
+mf_host_bury (MfHost *host, mf_record *record, mf_record_phase phase)
 {
   g_autoptr (GError) error = NULL;
 
   g_mutex_lock (&host->lock);
   g_clear_pointer (&record->regions, g_strfreev);
   record->regions = g_new0 (char *, 1);
-  if (!mf_record_write (record, host->state_dir, MF_PHASE_UNDONE, &error))
+  if (!mf_record_write (record, host->state_dir, phase, &error))
     g_warning ("%s", error->message);
   if (g_ptr_array_remove (host->records, record))
     keep_copy (host, record);
@@ -360,17 +361,42 @@ mf_host_target_ended (MfHost *host, mf_target *target)
   in_main_context (host, on_target_ended, end);
 }
 
-/* With the lock held. */
+static gboolean
+has_ended (const mf_record *record)
+{
+  return record->phase == MF_PHASE_UNDONE || record->phase == MF_PHASE_COMPLETE;
+}
+
+/* With the lock held: the record of a session that has ended here. */
 static mf_record *
-undone_of (MfHost *host, const uint8_t session[MF_SESSION_BYTES])
+ended_of (MfHost *host, const uint8_t session[MF_SESSION_BYTES])
 {
   for (guint i = 0; i < host->kept->len; i++) {
     mf_record *record = g_ptr_array_index (host->kept, i);
 
-    if (record->phase == MF_PHASE_UNDONE && memcmp (record->session, session, MF_SESSION_BYTES) == 0)
+    if (has_ended (record) && memcmp (record->session, session, MF_SESSION_BYTES) == 0)
       return record;
   }
   return NULL;
+}
+
+/* With the lock held: asked of a session that isn't under way. */
+static void
+answer_ended (MfHost *host, const uint8_t session[MF_SESSION_BYTES], const char *stage,
+              GDBusMethodInvocation *invocation)
+{
+  mf_record *ended = ended_of (host, session);
+
+  if (ended == NULL) {
+    /* It may have run here: never a yes to an Abort. */
+    g_dbus_method_invocation_return_error (invocation, MF_ERROR, MF_ERROR_NOT_FOUND, "there is no such session");
+    return;
+  }
+  if (!mf_target_answer_by_record (ended->phase, stage, invocation))
+    return;
+  mf_record_remove (ended, host->state_dir);
+  g_ptr_array_remove (host->records, ended);
+  g_ptr_array_remove (host->kept, ended);
 }
 
 static void
@@ -379,23 +405,19 @@ on_stage (mf_peer *peer, const uint8_t session[MF_SESSION_BYTES], const char *st
 {
   MfHost *host = user_data;
   mf_target *target;
-  gboolean undone;
 
   g_mutex_lock (&host->lock);
   target = target_of (host, session);
-  undone = undone_of (host, session) != NULL;
-  if (target == NULL && g_str_equal (stage, "connect") && !g_cancellable_is_cancelled (host->stopping)) {
+  if (target == NULL && g_str_equal (stage, "connect") && ended_of (host, session) == NULL &&
+      !g_cancellable_is_cancelled (host->stopping)) {
     target = mf_target_start (host, session, peer);
     g_ptr_array_add (host->targets, target);
   }
   if (target != NULL)
     mf_target_ask (target, peer, stage, arguments, invocation);
+  else
+    answer_ended (host, session, stage, invocation);
   g_mutex_unlock (&host->lock);
-  if (target == NULL && undone)
-    g_dbus_method_invocation_return_error (invocation, MF_ERROR, MF_ERROR_PROGRAM,
-                                           "the program did not start there, and will not");
-  else if (target == NULL)
-    g_dbus_method_invocation_return_error (invocation, MF_ERROR, MF_ERROR_NOT_FOUND, "there is no such session");
 }
 
 static void
@@ -403,20 +425,15 @@ on_abort (mf_peer *peer, const uint8_t session[MF_SESSION_BYTES], const char *re
           gpointer user_data)
 {
   MfHost *host = user_data;
-  gboolean undone;
   mf_target *target;
 
   g_mutex_lock (&host->lock);
   target = target_of (host, session);
-  undone = undone_of (host, session) != NULL;
   if (target != NULL)
     mf_target_abort (target, reason, invocation);
+  else
+    answer_ended (host, session, NULL, invocation);
   g_mutex_unlock (&host->lock);
-  /* The record stays: this answer, too, may be lost. And a session that nobody here knows may have run: that is never a yes. */
-  if (target == NULL && undone)
-    mf_peer_answer_abort (invocation);
-  else if (target == NULL)
-    g_dbus_method_invocation_return_error (invocation, MF_ERROR, MF_ERROR_NOT_FOUND, "there is no such session");
 }
 
 static void
@@ -624,7 +641,7 @@ mf_host_recover (MfHost *host, GError **error)
     mf_record *record = g_ptr_array_steal_index (records, 0);
     g_autofree char *first = g_strdup (record->regions[0] ? record->regions[0] : "");
 
-    if (record->phase == MF_PHASE_AWAY || record->phase == MF_PHASE_UNDONE) {
+    if (record->phase == MF_PHASE_AWAY || has_ended (record)) {
       g_mutex_lock (&host->lock);
       keep_copy (host, record);
       g_mutex_unlock (&host->lock);

@@ -14,6 +14,7 @@
 static const char *const phase_names[] = {
   [MF_PHASE_INCOMING] = "incoming", [MF_PHASE_TAKEN] = "taken", [MF_PHASE_LEAVING] = "leaving",
   [MF_PHASE_HANDED] = "handed",     [MF_PHASE_AWAY] = "away",   [MF_PHASE_UNDONE] = "undone",
+  [MF_PHASE_COMPLETE] = "complete",
 };
 
 char *
@@ -127,15 +128,15 @@ mf_record_remove (mf_record *record, const char *dir)
 }
 
 /* Who has not asked for so long will not. */
-#define UNDONE_USEC (30 * 24 * 3600 * (gint64) G_USEC_PER_SEC)
+#define ENDED_USEC (30 * 24 * 3600 * (gint64) G_USEC_PER_SEC)
 
 static gboolean
 is_forgotten (const mf_record *record, const char *path)
 {
   GStatBuf about;
 
-  return record->phase == MF_PHASE_UNDONE && g_stat (path, &about) == 0 &&
-         g_get_real_time () - (gint64) about.st_mtime * G_USEC_PER_SEC > UNDONE_USEC;
+  return (record->phase == MF_PHASE_UNDONE || record->phase == MF_PHASE_COMPLETE) && g_stat (path, &about) == 0 &&
+         g_get_real_time () - (gint64) about.st_mtime * G_USEC_PER_SEC > ENDED_USEC;
 }
 
 static mf_record *
@@ -167,7 +168,7 @@ record_load (const char *dir, const char *name, GError **error)
   control = g_key_file_get_string (file, GROUP, "control", NULL);
   record = mf_record_new (session, (const char *const *) regions, peer, control);
   record->running = g_key_file_get_boolean (file, GROUP, "running", NULL);
-  for (guint i = MF_PHASE_INCOMING; i <= MF_PHASE_UNDONE; i++) {
+  for (guint i = MF_PHASE_INCOMING; i <= MF_PHASE_COMPLETE; i++) {
     if (g_str_equal (phase, phase_names[i]))
       record->phase = i;
   }

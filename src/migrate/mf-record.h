@@ -17,8 +17,9 @@ typedef enum {
   MF_PHASE_LEAVING = 3,  /* source, before the switchover: ours */
   MF_PHASE_HANDED = 4,   /* source: the peer's; it may still read from here */
   MF_PHASE_AWAY = 5,     /* source: the peer's, and it has everything */
-  MF_PHASE_UNDONE =
-      6, /* target, after TAKEN: the program did not and will not run here, and the source may not know yet. Names no region. */
+  /* Target, after TAKEN, when the session has ended here and its source may not know yet. These name no region: it is free. */
+  MF_PHASE_UNDONE = 6,   /* the program did not and will not run here */
+  MF_PHASE_COMPLETE = 7, /* it runs here, and nothing is missing */
 } mf_record_phase;
 
 typedef struct {

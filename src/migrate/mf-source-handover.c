@@ -264,6 +264,8 @@ reconnect (mf_source *source, GError **error)
     if (source->peer != NULL) {
       answer = mf_peer_stage (source->peer, source->record->session, "resume", NULL, STAGE_TIMEOUT_USEC, stopping,
                               &local_error);
+      if (answer != NULL && g_variant_lookup (answer, "complete", "b", &source->is_complete) && source->is_complete)
+        break;
       if (answer != NULL && mf_source_open_streams (source, FALSE, &local_error))
         break;
     }
@@ -311,6 +313,8 @@ mf_source_postcopy (mf_source *source, GError **error)
   for (;;) {
     g_autoptr (GError) local_error = NULL;
 
+    if (source->is_complete)
+      return TRUE;
     if (source->peer != NULL && !mf_peer_is_lost (source->peer) && await_complete (source, &local_error))
       return TRUE;
     if (g_cancellable_is_cancelled (mf_host_stopping (source->host))) {

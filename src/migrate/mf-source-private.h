@@ -43,8 +43,8 @@ struct _mf_source {
   mf_decision decision;
   guint round;
   guint pauses;
-  gboolean live_scans; /* the target's BLOCK_STATUS may scan */
-  gboolean prepared;
+  gboolean live_scans;  /* the target's BLOCK_STATUS may scan */
+  gboolean is_complete; /* the target has everything, as it said when the link was back */
   gint64 stopped_usec;
 
   /* The sampler looks at it from other threads: made before it is set, freed after it is unset. */

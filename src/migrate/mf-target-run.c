@@ -4,14 +4,12 @@
  *
  * After the record says TAKEN the thread looks round and round: requests (a source that came back, or that has let go), attachments that came back, and
  * between them it waits for pages. Whether the program runs is watched by a small thread of its own, because the program may need pages to get there. Nothing
- * ends the session but: complete and let go, the service's end (the record lets the next one go on), or the certainty that the program
+ * ends the session but: running and complete, the service's end (the record lets the next one go on), or the certainty that the program
  * did not and will not run here.
  */
 #include "migrate/mf-stage.h"
 #include "migrate/mf-target-private.h"
 
-/* How long a target that has everything waits for a source that is gone to say goodbye. */
-#define GOODBYE_USEC        (60 * G_USEC_PER_SEC)
 #define NO_SPACE_RETRY_USEC (100 * 1000)
 
 /* --- switchover --- */
@@ -319,25 +317,19 @@ resume (mf_target *target, GError **error)
 
 /* --- looking round --- */
 
-typedef enum {
-  GO_ON,
-  RESUME,
-  LET_GO
-} what_next;
-
-/* Does what was asked for. */
-static what_next
+/* Does what was asked for. TRUE: the source is here again. */
+static gboolean
 do_requests (mf_target *target, GDBusMethodInvocation **abort)
 {
   mf_target_request *request;
-  what_next next = GO_ON;
+  gboolean must_resume = FALSE;
 
   for (;;) {
     g_mutex_lock (&target->lock);
     request = g_queue_pop_head (&target->requests);
     g_mutex_unlock (&target->lock);
     if (request == NULL)
-      return next;
+      return must_resume;
     if (request->stage == NULL) {
       if (*abort != NULL)
         mf_peer_answer_abort (*abort);
@@ -347,10 +339,7 @@ do_requests (mf_target *target, GDBusMethodInvocation **abort)
       continue;
     } else if (g_str_equal (request->stage, "resume")) {
       mf_peer_answer_stage (request->invocation, NULL);
-      next = RESUME;
-    } else if (g_str_equal (request->stage, "done") && target->complete && target->running) {
-      mf_peer_answer_stage (request->invocation, NULL);
-      next = LET_GO;
+      must_resume = TRUE;
     } else {
       g_dbus_method_invocation_return_error (request->invocation, MF_ERROR, MF_ERROR_PROTOCOL,
                                              "stage \"%s\" can't come now", request->stage);
@@ -405,15 +394,21 @@ abort_taken (mf_target *target, GDBusMethodInvocation *abort)
   return TRUE;
 }
 
-/* Tells everybody who waits for it. */
-static void
+/* How far it is, written down, and then told to everybody who waits for it. TRUE: everything is here and the program runs: the session is over. */
+static gboolean
 reached (mf_target *target)
 {
+  gboolean is_over = target->complete && target->running;
+
   if (target->running && !target->record->running) {
     note_running (target);
     mf_migration_set_stage (target->migration, "post-copy");
   }
+  /* From here on the region is here like any other, and holes are zeroes again; a source that didn't hear it is told by the record. */
+  if (is_over)
+    mf_host_bury (target->host, target->record, MF_PHASE_COMPLETE);
   answer_waiters (target);
+  return is_over;
 }
 
 /* The next look round: what interrupted the last one counts as seen from here on. FALSE: the service ends. */
@@ -441,7 +436,6 @@ pull_on (mf_target *target)
   mf_migration_set_state (target->migration, MF_MIGRATION_RUNNING);
   if (pull_rest (target, &error) && finish_attachments (target, &error)) {
     target->complete = TRUE;
-    reached (target);
   } else if (g_error_matches (error, MF_ERROR, MF_ERROR_NO_SPACE)) {
     /* The pages wait in the queue, and whoever touches one waits with them, until there is room again. */
     g_warning ("%s: %s", target->record->regions[0], error->message);
@@ -466,18 +460,16 @@ begin (mf_target *target)
 static void
 look_round_until_over (mf_target *target, GDBusMethodInvocation **abort)
 {
-  gint64 goodbye = -1;
   gboolean lost;
 
   while (look_round (target, &lost)) {
     g_autoptr (GError) error = NULL;
-    what_next next = do_requests (target, abort);
+    gboolean must_resume = do_requests (target, abort);
 
-    if (next == RESUME && !resume (target, &error))
-      g_debug ("resume: %s", error->message);
-    reached (target);
-    if (next == LET_GO)
+    if (reached (target))
       return;
+    if (must_resume && !resume (target, &error))
+      g_debug ("resume: %s", error->message);
     if (*abort != NULL) {
       if (abort_taken (target, *abort))
         return;
@@ -491,10 +483,7 @@ look_round_until_over (mf_target *target, GDBusMethodInvocation **abort)
     }
     if (!target->complete && target->failure == NULL)
       mf_migration_set_state (target->migration, MF_MIGRATION_PAUSED);
-    if (target->complete && target->running && lost && goodbye < 0)
-      goodbye = g_get_monotonic_time () + GOODBYE_USEC;
-    if (!wait_for_news (target, goodbye))
-      return;
+    wait_for_news (target, -1);
   }
 }
 

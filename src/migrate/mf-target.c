@@ -198,7 +198,7 @@ undo (mf_target *target)
       mf_stages[row].target_rollback (target);
   }
   if (target->record->phase == MF_PHASE_TAKEN)
-    mf_host_bury (target->host, target->record);
+    mf_host_bury (target->host, target->record, MF_PHASE_UNDONE);
   else if (target->record->phase != 0)
     mf_host_drop (target->host, target->record);
 }
@@ -250,23 +250,40 @@ follow_source (mf_target *target, GDBusMethodInvocation **abort, GError **error)
   return FALSE;
 }
 
-/* What came while the session ended, and is too late for it. Answered as the host does it for a session that is no more. */
+gboolean
+mf_target_answer_by_record (mf_record_phase phase, const char *stage, GDBusMethodInvocation *invocation)
+{
+  gboolean never_taken = phase == MF_PHASE_INCOMING || phase == 0;
+  GVariantDict results;
+
+  if (phase == MF_PHASE_COMPLETE && stage == NULL) {
+    g_dbus_method_invocation_return_error (invocation, MF_ERROR, MF_ERROR_BUSY, "the program runs here already");
+  } else if (phase == MF_PHASE_COMPLETE) {
+    g_variant_dict_init (&results, NULL);
+    g_variant_dict_insert (&results, "complete", "b", TRUE);
+    mf_peer_answer_stage (invocation, g_variant_dict_end (&results));
+    return g_str_equal (stage, "done");
+  } else if (phase == MF_PHASE_UNDONE && stage != NULL) {
+    g_dbus_method_invocation_return_error (invocation, MF_ERROR, MF_ERROR_PROGRAM,
+                                           "the program did not start there, and will not");
+  } else if (stage == NULL && (phase == MF_PHASE_UNDONE || never_taken)) {
+    /* An answer may be lost: the record stays. */
+    mf_peer_answer_abort (invocation);
+  } else {
+    g_dbus_method_invocation_return_error (invocation, MF_ERROR, MF_ERROR_NOT_FOUND, "the session is over");
+  }
+  return FALSE;
+}
+
+/* What came while the session ended. */
 static void
 refuse_requests (mf_target *target)
 {
-  gboolean undone = target->record->phase == MF_PHASE_UNDONE;
-  gboolean never_taken = target->record->phase == MF_PHASE_INCOMING || target->record->phase == 0;
   mf_target_request *request;
 
   g_mutex_lock (&target->lock);
   while ((request = g_queue_pop_head (&target->requests)) != NULL) {
-    if (request->stage == NULL && (undone || never_taken))
-      mf_peer_answer_abort (request->invocation);
-    else if (undone)
-      g_dbus_method_invocation_return_error (request->invocation, MF_ERROR, MF_ERROR_PROGRAM,
-                                             "the program did not start there, and will not");
-    else
-      g_dbus_method_invocation_return_error (request->invocation, MF_ERROR, MF_ERROR_NOT_FOUND, "the session is over");
+    mf_target_answer_by_record (target->record->phase, request->stage, request->invocation);
     mf_target_request_free (request);
   }
   g_mutex_unlock (&target->lock);
@@ -299,12 +316,10 @@ run (gpointer data)
   }
   if (target->record->phase == MF_PHASE_INCOMING || target->record->phase == 0 || target->failure != NULL)
     undo (target);
-  else if (target->complete)
-    mf_host_drop (target->host, target->record);
   if (target->migration != NULL)
     mf_migration_set_sampler (target->migration, NULL, NULL);
   clean_up (target);
-  if (target->taken && !target->complete && target->failure == NULL)
+  if (target->record->phase == MF_PHASE_TAKEN)
     mf_host_keep (target->host, target->record);
   if (abort != NULL)
     mf_peer_answer_abort (abort);

@@ -15,6 +15,9 @@ mf_target *mf_target_start (MfHost *host, const uint8_t session[MF_SESSION_BYTES
 mf_target *mf_target_resume (MfHost *host, MfMigration *migration, mf_record *record);
 /* For a region of such a record, before anything else looks at it: the holes of its store are what is missing. */
 gboolean mf_target_forget_holes (MfRegion *region, GError **error);
+/* What is asked of a session that has ended is answered as its record says; `stage` NULL: Abort. TRUE: the source has heard it, and the record can
+ * go. */
+gboolean mf_target_answer_by_record (mf_record_phase phase, const char *stage, GDBusMethodInvocation *invocation);
 void mf_target_join (mf_target *target);
 
 const uint8_t *mf_target_session (mf_target *target);

@@ -4,7 +4,7 @@
  * before or after a record of a migration is written or removed. Whoever waits for that kills it then, or lets it go on.
  *
  * MEMFERRY_TEST_STOP says when: before:PHASE or after:PHASE, where PHASE is what the record is to say (incoming, taken, running, leaving,
- * handed, away) or "removed". "running" is "taken" by a target that has seen the program run.
+ * handed, away, undone, complete) or "removed". "running" is "taken" by a target that has seen the program run.
  */
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -27,7 +27,7 @@ is_record (const char *path)
 static const char *
 phase_of (const char *path)
 {
-  static const char *const phases[] = { "incoming", "taken", "leaving", "handed", "away" };
+  static const char *const phases[] = { "incoming", "taken", "leaving", "handed", "away", "undone", "complete" };
   char text[4096] = "";
   int fd = open (path, O_RDONLY | O_CLOEXEC);
   ssize_t length = fd >= 0 ? read (fd, text, sizeof text - 1) : -1;

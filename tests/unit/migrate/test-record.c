@@ -59,7 +59,7 @@ test_phases (Fixture *f, gconstpointer unused)
 {
   g_autoptr (mf_record) record = mf_record_new (session, regions, "tcp://other", "/run/vm1.qmp");
 
-  for (guint phase = MF_PHASE_INCOMING; phase <= MF_PHASE_UNDONE; phase++) {
+  for (guint phase = MF_PHASE_INCOMING; phase <= MF_PHASE_COMPLETE; phase++) {
     g_autoptr (GPtrArray) records = NULL;
     g_autoptr (GError) error = NULL;
     mf_record *back;
