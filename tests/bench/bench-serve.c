@@ -47,7 +47,8 @@ fail (const char *what, GError *error)
 static void export(const bench_serve *self, const char *path)
 {
   GError *error = NULL;
-  MfStore *store = mf_store_open (path, TRUE, &error);
+  /* Writable, as a migration's source is: what may only be read is not sent from its mapping. */
+  MfStore *store = mf_store_open (path, FALSE, &error);
   MfRegion *region = store ? mf_region_new ("source", store, &error) : NULL;
   MfNbdServer *server = mf_nbd_server_new ();
   const mf_nbd_export_options options = { .read_only = TRUE };

@@ -55,7 +55,7 @@ class Serve:
     def __enter__(self):
         socket = os.path.join(self.host.scratch, "serve.sock")
         self.uri = f"nbd+unix:///?socket={socket}" if self.link == "unix" else f"nbd://127.0.0.1:{free_port()}/"
-        self.process = self.host.start(os.path.join(self.host.build, "src/cli/memferry"), "serve", "--read-only",
+        self.process = self.host.start(os.path.join(self.host.build, "src/cli/memferry"), "serve",
                                        f"file:{self.path}", "--at", self.uri)
         wait_until(self.answers, 10, "memferry serve")
         return self
