@@ -82,7 +82,7 @@ put (Fixture *f, uint64_t first, uint64_t count, char byte, uint64_t holes, MfPu
 static inline void
 write_bytes (Fixture *f, uint64_t offset, size_t length, char byte)
 {
-  g_autofree uint8_t *bytes = g_malloc (length);
+  g_autofree uint8_t *bytes = g_malloc (MAX (length, 1));
   g_autoptr (GError) error = NULL;
 
   memset (bytes, byte, length);
