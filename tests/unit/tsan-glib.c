@@ -38,6 +38,35 @@ WRAP (void, g_mutex_unlock, (GMutex * mutex))
   __tsan_mutex_post_unlock (mutex, 0);
 }
 
+/* GLib makes these of the C library's, but calls from inside of it do not count (tsan.supp). */
+WRAP (void, g_rw_lock_writer_lock, (GRWLock * lock))
+{
+  __tsan_mutex_pre_lock (lock, 0);
+  __real_g_rw_lock_writer_lock (lock);
+  __tsan_mutex_post_lock (lock, 0, 0);
+}
+
+WRAP (void, g_rw_lock_writer_unlock, (GRWLock * lock))
+{
+  __tsan_mutex_pre_unlock (lock, 0);
+  __real_g_rw_lock_writer_unlock (lock);
+  __tsan_mutex_post_unlock (lock, 0);
+}
+
+WRAP (void, g_rw_lock_reader_lock, (GRWLock * lock))
+{
+  __tsan_mutex_pre_lock (lock, __tsan_mutex_read_lock);
+  __real_g_rw_lock_reader_lock (lock);
+  __tsan_mutex_post_lock (lock, __tsan_mutex_read_lock, 0);
+}
+
+WRAP (void, g_rw_lock_reader_unlock, (GRWLock * lock))
+{
+  __tsan_mutex_pre_unlock (lock, __tsan_mutex_read_lock);
+  __real_g_rw_lock_reader_unlock (lock);
+  __tsan_mutex_post_unlock (lock, __tsan_mutex_read_lock);
+}
+
 WRAP (void, g_cond_wait, (GCond * cond, GMutex *mutex))
 {
   __tsan_mutex_pre_unlock (mutex, 0);
