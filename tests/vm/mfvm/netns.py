@@ -2,6 +2,7 @@
 """Two hosts on one machine: network namespaces, joined by a veth pair. Needs root."""
 
 import itertools
+import json
 import os
 import signal
 import subprocess
@@ -28,10 +29,11 @@ class HostPair:
                 _run("ip", "netns", "add", name)
             a, b = self.names["a"], self.names["b"]
             _run("ip", "link", "add", "link0", "netns", a, "type", "veth", "peer", "name", "link0", "netns", b)
-            for host, name in self.names.items():
-                _run("ip", "-n", name, "addr", "add", f"{self.address[host]}/24", "dev", "link0")
-                _run("ip", "-n", name, "link", "set", "link0", "up")
-                _run("ip", "-n", name, "link", "set", "lo", "up")
+            for host in self.names:
+                # Not `ip -n`: that mounts, and fails where / is no mount point, as in a chroot.
+                _run(*self.prefix[host], "ip", "addr", "add", f"{self.address[host]}/24", "dev", "link0")
+                _run(*self.prefix[host], "ip", "link", "set", "link0", "up")
+                _run(*self.prefix[host], "ip", "link", "set", "lo", "up")
         except BaseException:
             self.close()
             raise
@@ -45,8 +47,8 @@ class HostPair:
         self._queue("tbf", "rate", rate, "burst", "256k", "latency", "50ms")
 
     def unshape(self):
-        for name in self.names.values():
-            _run("tc", "-n", name, "qdisc", "del", "dev", "link0", "root")
+        for prefix in self.prefix.values():
+            _run(*prefix, "tc", "qdisc", "del", "dev", "link0", "root")
 
     def cut(self):
         """From now on everything sent is lost, and nobody is told, as when a cable is pulled far away. Taking the interface
@@ -57,16 +59,14 @@ class HostPair:
         self.unshape()
 
     def _queue(self, *words):
-        for name in self.names.values():
-            _run("tc", "-n", name, "qdisc", "replace", "dev", "link0", "root", *words)
+        for prefix in self.prefix.values():
+            _run(*prefix, "tc", "qdisc", "replace", "dev", "link0", "root", *words)
 
     def sent_bytes(self, host):
         """What `host` has sent over the link, headers included."""
-        path = "/sys/class/net/link0/statistics/tx_bytes"
-        output = subprocess.run(
-            ["ip", "netns", "exec", self.names[host], "cat", path], check=True, capture_output=True, text=True
-        )
-        return int(output.stdout)
+        command = [*self.prefix[host], "ip", "-json", "-stats", "link", "show", "dev", "link0"]
+        output = subprocess.run(command, check=True, capture_output=True, text=True)
+        return json.loads(output.stdout)[0]["stats64"]["tx"]["bytes"]
 
     def close(self):
         for name in self.names.values():
