@@ -14,6 +14,8 @@ heartbeat  follows what the guest prints, wherever it runs, and judges it
 ramfile    compares, copies and searches files of guest memory
 pattern    the bytes that the guest's workload fills its memory with
 netns      two hosts: network namespaces joined by a link of a given speed
+libvirt    two such hosts with a libvirtd each
+domain     the test guest as a libvirt domain
 nbdkit     an NBD server
 slowdisk   a disk whose answers take time
 tap        prints the results
