@@ -25,6 +25,8 @@
  * rate, for the first answers take a while on a busy machine. */
 #define STREAM_SETTLE_USEC (15 * 1000)
 #define STREAM_SETTLE_PART 10
+/* Of downtime that what is dirty would cost: for less it is not worth to stream on. */
+#define STREAM_ENOUGH_USEC 500
 
 gboolean
 mf_source_wait (GCancellable *cancellable, gint64 usec, GError **error)
@@ -156,6 +158,8 @@ stream_until_small (mf_source *source, guint64 dirty_bytes, gboolean *small, GEr
     downtime_usec = mf_switchover_downtime_usec (&source->model, mean_bytes);
     mf_migration_set_prediction (source->migration, downtime_usec, source->model.dirty_rate);
     *small = downtime_usec <= source->options.max_downtime_usec;
+    if (*small && downtime_usec <= source->model.fixed_usec + STREAM_ENOUGH_USEC)
+      break;
     if (g_get_monotonic_time () - looked_usec >= STREAM_SETTLE_USEC) {
       settled =
           mean_bytes >= before_bytes - before_bytes / STREAM_SETTLE_PART &&

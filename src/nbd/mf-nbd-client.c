@@ -55,7 +55,7 @@ prepare (const char *export_name, const mf_nbd_client_options *options, GError *
   if (nbd_set_pread_initialize (lane->nbd, false) == -1 ||
       nbd_set_request_structured_replies (lane->nbd, options->structured || options->dirty) == -1 ||
       (export_name && nbd_set_export_name (lane->nbd, export_name) == -1) ||
-      (options->structured && nbd_add_meta_context (lane->nbd, MF_NBD_CONTEXT_ALLOCATION) == -1) ||
+      (options->structured && !options->dirty && nbd_add_meta_context (lane->nbd, MF_NBD_CONTEXT_ALLOCATION) == -1) ||
       (options->dirty && nbd_add_meta_context (lane->nbd, MF_NBD_CONTEXT_DIRTY) == -1)) {
     mf_error_from_nbd (error, "preparing an NBD connection");
     mf_lane_close (&lane->base);

@@ -222,7 +222,7 @@ static void
 test_extents (void)
 {
   g_autoptr (Fixture) f = fixture_new (8 * PAGE + 7, "##..#...#", NULL);
-  g_autoptr (mf_lane) lane = connect_to (f, &lane_tracking);
+  g_autoptr (mf_lane) lane = connect_to (f, &lane_structured), tracking = connect_to (f, &lane_tracking);
   g_autoptr (GArray) all = extents_of (lane, MF_NBD_CONTEXT_ALLOCATION, 0, 8 * PAGE + 7);
   g_autoptr (GArray) part = extents_of (lane, MF_NBD_CONTEXT_ALLOCATION, PAGE, 2 * PAGE);
   g_autoptr (GArray) none = extents_of (lane, MF_NBD_CONTEXT_ALLOCATION, PAGE, 0);
@@ -242,17 +242,18 @@ test_extents (void)
   lane_assert_extent (part, 1, PAGE, 3);
   g_assert_cmpuint (none->len, ==, 0);
 
-  mf_lane_submit (lane, request);
-  lane_poll_until (lane, &done, 1);
-  dirty = extents_of (lane, MF_NBD_CONTEXT_DIRTY, 0, 8 * PAGE + 7);
+  mf_lane_submit (tracking, request);
+  lane_poll_until (tracking, &done, 1);
+  dirty = extents_of (tracking, MF_NBD_CONTEXT_DIRTY, 0, 8 * PAGE + 7);
   g_assert_cmpuint (dirty->len, ==, 3);
   lane_assert_extent (dirty, 0, PAGE, MF_NBD_DIRTY);
   lane_assert_extent (dirty, 1, 2 * PAGE, 0);
   lane_assert_extent (dirty, 2, 5 * PAGE + 7, MF_NBD_DIRTY);
 
-  g_assert_false (mf_lane_extents (lane, "other:thing", 0, PAGE, dirty, &missing));
+  /* Each has what it asked for and no more. */
+  g_assert_false (mf_lane_extents (tracking, MF_NBD_CONTEXT_ALLOCATION, 0, PAGE, dirty, &missing));
   g_assert_error (missing, MF_ERROR, MF_ERROR_NOT_SUPPORTED);
-  g_assert_false (mf_lane_extents (lane, MF_NBD_CONTEXT_DIRTY, 8 * PAGE, 8, dirty, &outside));
+  g_assert_false (mf_lane_extents (tracking, MF_NBD_CONTEXT_DIRTY, 8 * PAGE, 8, dirty, &outside));
   g_assert_error (outside, MF_ERROR, MF_ERROR_INVALID);
 }
 
