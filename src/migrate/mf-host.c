@@ -221,6 +221,7 @@ keep_copy (MfHost *host, const mf_record *record)
 
   copy->phase = record->phase;
   copy->running = record->running;
+  copy->bandwidth = record->bandwidth;
   g_ptr_array_add (host->kept, copy);
   g_ptr_array_add (host->records, copy);
 }

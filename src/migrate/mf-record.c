@@ -105,6 +105,8 @@ mf_record_write (mf_record *record, const char *dir, mf_record_phase phase, GErr
     g_key_file_set_string (file, GROUP, "peer", record->peer);
   if (record->control)
     g_key_file_set_string (file, GROUP, "control", record->control);
+  if (record->bandwidth)
+    g_key_file_set_uint64 (file, GROUP, "bandwidth", record->bandwidth);
   text = g_key_file_to_data (file, &length, NULL);
 
   if (!g_file_set_contents_full (path, text, (gssize) length,
@@ -168,6 +170,7 @@ record_load (const char *dir, const char *name, GError **error)
   control = g_key_file_get_string (file, GROUP, "control", NULL);
   record = mf_record_new (session, (const char *const *) regions, peer, control);
   record->running = g_key_file_get_boolean (file, GROUP, "running", NULL);
+  record->bandwidth = g_key_file_get_uint64 (file, GROUP, "bandwidth", NULL);
   for (guint i = MF_PHASE_INCOMING; i <= MF_PHASE_COMPLETE; i++) {
     if (g_str_equal (phase, phase_names[i]))
       record->phase = i;

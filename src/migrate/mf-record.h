@@ -25,10 +25,11 @@ typedef enum {
 typedef struct {
   uint8_t session[MF_SESSION_BYTES];
   mf_record_phase phase;
-  gboolean running; /* target: the program has been seen running after the switchover */
-  char **regions;   /* names, NULL-terminated */
-  char *peer;       /* source: the peer's address; target: who it said it is */
-  char *control;    /* the program's control socket, or NULL */
+  gboolean running;  /* target: the program has been seen running after the switchover */
+  char **regions;    /* names, NULL-terminated */
+  char *peer;        /* source: the peer's address; target: who it said it is */
+  char *control;     /* the program's control socket, or NULL */
+  guint64 bandwidth; /* target: bytes a second for bulk data that were asked for; 0: no limit */
 } mf_record;
 
 mf_record *mf_record_new (const uint8_t session[MF_SESSION_BYTES], const char *const *regions, const char *peer,

@@ -247,6 +247,18 @@ mf_source_unswitch (mf_source *source)
   g_clear_pointer (&source->relay, mf_state_relay_free);
 }
 
+/* The peer is there again: is anything missing? */
+static GVariant *
+ask_resume (mf_source *source, GError **error)
+{
+  GVariantDict dict;
+
+  g_variant_dict_init (&dict, NULL);
+  g_variant_dict_insert (&dict, "lanes", "u", (guint32) MF_LANES);
+  return mf_peer_stage (source->peer, source->record->session, "resume", g_variant_dict_end (&dict), STAGE_TIMEOUT_USEC,
+                        mf_host_stopping (source->host), error);
+}
+
 /* After the switchover the link may come and go. Tries until the peer is there again, or the service ends. */
 static gboolean
 reconnect (mf_source *source, GError **error)
@@ -256,14 +268,17 @@ reconnect (mf_source *source, GError **error)
 
   mf_migration_set_state (source->migration, MF_MIGRATION_PAUSED);
   g_clear_pointer (&source->peer, mf_peer_unref);
+  /* One that is made and lost at once, again and again, is not to keep two hosts busy. */
+  if (g_get_monotonic_time () - source->reconnected_usec < REDIAL_MIN_USEC &&
+      !mf_source_wait (stopping, REDIAL_MIN_USEC, error))
+    return FALSE;
   for (;;) {
     g_autoptr (GError) local_error = NULL;
     g_autoptr (GVariant) answer = NULL;
 
     source->peer = mf_peer_dial (mf_migration_get_peer (source->migration), DIAL_TIMEOUT_USEC, stopping, &local_error);
     if (source->peer != NULL) {
-      answer = mf_peer_stage (source->peer, source->record->session, "resume", NULL, STAGE_TIMEOUT_USEC, stopping,
-                              &local_error);
+      answer = ask_resume (source, &local_error);
       if (answer != NULL && g_variant_lookup (answer, "complete", "b", &source->is_complete) && source->is_complete)
         break;
       if (answer != NULL && mf_source_open_streams (source, FALSE, &local_error))
@@ -282,6 +297,7 @@ reconnect (mf_source *source, GError **error)
       return FALSE;
     pause_usec = MIN (2 * pause_usec, REDIAL_MAX_USEC);
   }
+  source->reconnected_usec = g_get_monotonic_time ();
   mf_migration_set_state (source->migration, MF_MIGRATION_RUNNING);
   return TRUE;
 }

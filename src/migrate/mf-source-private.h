@@ -46,6 +46,7 @@ struct _mf_source {
   gboolean live_scans;  /* the target's BLOCK_STATUS may scan */
   gboolean is_complete; /* the target has everything, as it said when the link was back */
   gint64 stopped_usec;
+  gint64 reconnected_usec; /* when the link was made again the last time; 0: never */
 
   /* The sampler looks at it from other threads: made before it is set, freed after it is unset. */
   MfNbdServer *server;

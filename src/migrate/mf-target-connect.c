@@ -8,7 +8,6 @@
 #include <string.h>
 
 #define MAX_REGIONS 64
-#define MAX_LANES   64
 
 /* The line that begins with the same key as `line`, or NULL. */
 static const char *
@@ -98,11 +97,11 @@ read_arguments (mf_target *target, GVariant *arguments, GPtrArray *names, GError
     return FALSE;
   }
   g_variant_lookup (arguments, "mode", "u", &mode);
-  g_variant_lookup (arguments, "bandwidth", "t", &target->bandwidth);
-  g_variant_lookup (arguments, "lanes", "u", &target->n_lanes);
-  if (mode > MF_MODE_POSTCOPY || target->n_lanes < 3 || target->n_lanes > MAX_LANES) {
-    g_set_error (error, MF_ERROR, MF_ERROR_PROTOCOL, "the source asks for mode %u with %u connections a region", mode,
-                 target->n_lanes);
+  g_variant_lookup (arguments, "bandwidth", "t", &target->record->bandwidth);
+  if (!mf_target_read_lanes (target, arguments, error))
+    return FALSE;
+  if (mode > MF_MODE_POSTCOPY) {
+    g_set_error (error, MF_ERROR, MF_ERROR_PROTOCOL, "the source asks for mode %u", mode);
     return FALSE;
   }
   target->mode = (mf_mode) mode;

@@ -15,6 +15,7 @@ typedef struct {
   MfUserfault *userfault;
   mf_puller *puller;
   mf_lane *status;   /* for block status, before the switchover */
+  mf_lane *faults;   /* the lane for faults, until a program is attached whose faults it is for */
   gboolean is_dirty; /* the last look found something */
   /* What is to be pulled after the switchover, by heat; NULL before it is settled. */
   mf_bitmap *plan[MF_HEAT_CLASSES];
@@ -65,7 +66,6 @@ struct _mf_target {
   gboolean complete; /* no page is missing */
   GError *failure;   /* taken, but the program did not and will not run here */
   mf_mode mode;
-  guint64 bandwidth;
   guint64 total_bytes;
   guint64 bytes_before; /* carried by pullers that are gone */
   int stage;            /* the row of the last request that was done; -1 */
@@ -79,10 +79,16 @@ void mf_target_request_free (mf_target_request *request);
  * Waits for those that are still on their way. */
 gboolean mf_target_make_lanes (mf_target *target, GError **error);
 void mf_target_drop_lanes (mf_target *target);
+/* How many data streams a region the source dials, from what it asked with. */
+gboolean mf_target_read_lanes (mf_target *target, GVariant *arguments, GError **error);
 /* The progress; looks at the pullers, so it is unset while lanes are dropped or made. */
 void mf_target_sample (mf_migration_status *status, gpointer target);
 /* A bitmap a heat class, and one for all of them together. */
 gboolean mf_target_new_plan (MfRegion *region, mf_bitmap *plan[MF_HEAT_CLASSES], mf_bitmap **all, GError **error);
+/* Forgets data streams that came in and were not taken: those of a former attempt. */
+void mf_target_drop_streams (mf_target *target);
+/* The region has an attachment and a lane for its faults. */
+void mf_target_use_fault_lane (mf_target *target, mf_target_region *region);
 void mf_target_free_plan (mf_bitmap *plan[MF_HEAT_CLASSES]);
 /* Queues every page that isn't PRESENT, the planned order first. */
 void mf_target_queue_missing (mf_target *target);

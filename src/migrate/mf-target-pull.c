@@ -17,6 +17,9 @@
 
 #define STREAMS_TIMEOUT_USEC   (10 * G_USEC_PER_SEC)
 #define HANDSHAKE_TIMEOUT_USEC (10 * G_USEC_PER_SEC)
+/* Of a region: one for faults, one for block status, one for bulk at least. */
+#define MIN_LANES 3
+#define MAX_LANES 64
 /* How soon and how often the first round looks what is hot. A look costs a scan on the source: under 1 ms a GiB. */
 #define FIRST_REFRESH_USEC (50 * 1000)
 #define REFRESH_USEC       (150 * 1000)
@@ -92,6 +95,25 @@ make_lane (mf_target *target, guint index, mf_lane_kind kind, GError **error)
   return mf_nbd_client_new_fd (fd, mf_target_region_at (target, index)->name, &options, HANDSHAKE_TIMEOUT_USEC, error);
 }
 
+gboolean
+mf_target_read_lanes (mf_target *target, GVariant *arguments, GError **error)
+{
+  target->n_lanes = 0;
+  g_variant_lookup (arguments, "lanes", "u", &target->n_lanes);
+  if (target->n_lanes >= MIN_LANES && target->n_lanes <= MAX_LANES)
+    return TRUE;
+  g_set_error (error, MF_ERROR, MF_ERROR_PROTOCOL, "the source wants %u data connections a region", target->n_lanes);
+  return FALSE;
+}
+
+void
+mf_target_use_fault_lane (mf_target *target, mf_target_region *region)
+{
+  mf_userfault_set_puller (region->userfault, region->puller);
+  mf_userfault_set_lost (region->userfault, on_fault_lane_lost, target);
+  mf_userfault_set_lane (region->userfault, g_steal_pointer (&region->faults));
+}
+
 static gboolean
 make_region_lanes (mf_target *target, guint index, GError **error)
 {
@@ -104,7 +126,7 @@ make_region_lanes (mf_target *target, guint index, GError **error)
   if (region->puller == NULL)
     return FALSE;
   mf_puller_set_mode (region->puller, target->taken ? MF_PUT_KEEP : MF_PUT_REPLACE);
-  mf_puller_set_bandwidth (region->puller, target->bandwidth);
+  mf_puller_set_bandwidth (region->puller, target->record->bandwidth);
   if (!target->taken) {
     region->status = make_lane (target, index, MF_LANE_BULK, error);
     if (region->status == NULL)
@@ -116,16 +138,11 @@ make_region_lanes (mf_target *target, guint index, GError **error)
     if (lane == NULL || !mf_puller_add_lane (region->puller, lane, error))
       return FALSE;
   }
-  lane = make_lane (target, index, MF_LANE_FAULT, error);
-  if (lane == NULL)
+  region->faults = make_lane (target, index, MF_LANE_FAULT, error);
+  if (region->faults == NULL)
     return FALSE;
-  if (region->userfault != NULL) {
-    mf_userfault_set_puller (region->userfault, region->puller);
-    mf_userfault_set_lost (region->userfault, on_fault_lane_lost, target);
-    mf_userfault_set_lane (region->userfault, lane);
-  } else {
-    mf_lane_close (lane);
-  }
+  if (region->userfault != NULL)
+    mf_target_use_fault_lane (target, region);
   return TRUE;
 }
 
@@ -158,7 +175,16 @@ mf_target_drop_lanes (mf_target *target)
     }
     g_clear_pointer (&region->puller, mf_puller_free);
     g_clear_pointer (&region->status, mf_lane_close);
+    g_clear_pointer (&region->faults, mf_lane_close);
   }
+}
+
+void
+mf_target_drop_streams (mf_target *target)
+{
+  g_mutex_lock (&target->lock);
+  g_array_set_size (target->streams, 0);
+  g_mutex_unlock (&target->lock);
 }
 
 /* --- prepare --- */

@@ -188,6 +188,16 @@ mf_target_forget_holes (MfRegion *region, GError **error)
   return ok;
 }
 
+/* The attachment that had the lane for faults is gone, and the lane with it. */
+static void
+have_source_redial (mf_target *target)
+{
+  g_mutex_lock (&target->lock);
+  if (target->peer != NULL)
+    mf_peer_close (target->peer);
+  g_mutex_unlock (&target->lock);
+}
+
 /* A program's attachment came back: its faults are to be served. */
 static void
 take_attachments (mf_target *target)
@@ -217,13 +227,10 @@ take_attachments (mf_target *target)
       g_clear_pointer (&region->userfault, mf_userfault_unref);
       region->userfault = mf_userfault_ref (userfault);
       mf_migration_set_sampler (target->migration, mf_target_sample, target);
-      /* Its fault lane comes with the source's next dial: have it dial now if it has done so before. */
-      if (region->puller != NULL) {
-        g_mutex_lock (&target->lock);
-        if (target->peer != NULL)
-          mf_peer_close (target->peer);
-        g_mutex_unlock (&target->lock);
-      }
+      if (region->faults != NULL)
+        mf_target_use_fault_lane (target, region);
+      else if (region->puller != NULL)
+        have_source_redial (target);
     }
   }
 }
@@ -298,9 +305,10 @@ finish_attachments (mf_target *target, GError **error)
 }
 
 /* The source is here again, with fresh streams on their way. */
-static gboolean
-resume (mf_target *target, GError **error)
+static void
+resume (mf_target *target)
 {
+  g_autoptr (GError) error = NULL;
   gboolean ok;
 
   g_mutex_lock (&target->lock);
@@ -308,14 +316,34 @@ resume (mf_target *target, GError **error)
   g_mutex_unlock (&target->lock);
   mf_migration_set_sampler (target->migration, NULL, NULL);
   mf_target_drop_lanes (target);
-  ok = mf_target_make_lanes (target, error);
+  ok = mf_target_make_lanes (target, &error);
+  if (!ok)
+    mf_target_drop_lanes (target);
   mf_migration_set_sampler (target->migration, mf_target_sample, target);
-  if (ok)
+  if (ok) {
     mf_target_queue_missing (target);
-  return ok;
+    return;
+  }
+  g_debug ("resume: %s", error->message);
+  have_source_redial (target);
 }
 
 /* --- looking round --- */
+
+/* The source dials its data streams when it has the answer: those that are here are none of them. */
+static gboolean
+answer_resume (mf_target *target, mf_target_request *request)
+{
+  g_autoptr (GError) error = NULL;
+
+  if (!mf_target_read_lanes (target, request->arguments, &error)) {
+    g_dbus_method_invocation_return_gerror (request->invocation, error);
+    return FALSE;
+  }
+  mf_target_drop_streams (target);
+  mf_peer_answer_stage (request->invocation, NULL);
+  return TRUE;
+}
 
 /* Does what was asked for. TRUE: the source is here again. */
 static gboolean
@@ -338,8 +366,7 @@ do_requests (mf_target *target, GDBusMethodInvocation **abort)
       target->waiters = g_slist_prepend (target->waiters, request);
       continue;
     } else if (g_str_equal (request->stage, "resume")) {
-      mf_peer_answer_stage (request->invocation, NULL);
-      must_resume = TRUE;
+      must_resume |= answer_resume (target, request);
     } else {
       g_dbus_method_invocation_return_error (request->invocation, MF_ERROR, MF_ERROR_PROTOCOL,
                                              "stage \"%s\" can't come now", request->stage);
@@ -463,13 +490,12 @@ look_round_until_over (mf_target *target, GDBusMethodInvocation **abort)
   gboolean lost;
 
   while (look_round (target, &lost)) {
-    g_autoptr (GError) error = NULL;
     gboolean must_resume = do_requests (target, abort);
 
     if (reached (target))
       return;
-    if (must_resume && !resume (target, &error))
-      g_debug ("resume: %s", error->message);
+    if (must_resume)
+      resume (target);
     if (*abort != NULL) {
       if (abort_taken (target, *abort))
         return;

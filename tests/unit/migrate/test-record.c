@@ -59,6 +59,7 @@ test_phases (Fixture *f, gconstpointer unused)
 {
   g_autoptr (mf_record) record = mf_record_new (session, regions, "tcp://other", "/run/vm1.qmp");
 
+  record->bandwidth = G_GUINT64_CONSTANT (12500000000);
   for (guint phase = MF_PHASE_INCOMING; phase <= MF_PHASE_COMPLETE; phase++) {
     g_autoptr (GPtrArray) records = NULL;
     g_autoptr (GError) error = NULL;
@@ -75,6 +76,7 @@ test_phases (Fixture *f, gconstpointer unused)
     g_assert_true (g_strv_equal ((const char *const *) back->regions, regions));
     g_assert_cmpstr (back->peer, ==, "tcp://other");
     g_assert_cmpstr (back->control, ==, "/run/vm1.qmp");
+    g_assert_cmpuint (back->bandwidth, ==, record->bandwidth);
   }
   mf_record_remove (record, f->dir);
   g_ptr_array_unref (load (f, 0));
