@@ -663,3 +663,12 @@ mf_host_attached (MfHost *host, MfUserfault *userfault)
     mf_target_attached (g_ptr_array_index (host->targets, i), userfault);
   g_mutex_unlock (&host->lock);
 }
+
+void
+mf_host_detached (MfHost *host, MfUserfault *userfault)
+{
+  g_mutex_lock (&host->lock);
+  for (guint i = 0; i < host->targets->len; i++)
+    mf_target_detached (g_ptr_array_index (host->targets, i), userfault);
+  g_mutex_unlock (&host->lock);
+}

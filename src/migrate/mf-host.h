@@ -44,8 +44,9 @@ MfMigration *mf_host_migrate (MfHost *host, const char *const *regions, const ch
  * that a former service had begun and that are past their switchover, and cleans up after those that were not. */
 gboolean mf_host_recover (MfHost *host, GError **error);
 
-/* A program's attachment to one of our regions came (again). */
+/* A program's attachment to one of our regions came (again); its program has ended, or let the region go. */
 void mf_host_attached (MfHost *host, MfUserfault *userfault);
+void mf_host_detached (MfHost *host, MfUserfault *userfault);
 
 /* Who may run a program on the region. Recorded beside the store; survives the service. */
 typedef enum {

@@ -36,21 +36,34 @@ hello (void)
   return g_variant_dict_end (&dict);
 }
 
+/* Whose error it is. Two services of one host would not be told apart by its name. */
+static void
+say_whose (mf_peer *peer, GError **error)
+{
+  if (peer->host == NULL || g_str_equal (peer->host, g_get_host_name ()))
+    g_prefix_error (error, "on the target: ");
+  else
+    g_prefix_error (error, "on %s: ", peer->host);
+}
+
 /* An error that came over the stream, or from the stream, as one of ours. */
 static void
-propagate (GError **error, GError *from)
+propagate (mf_peer *peer, GError **error, GError *from)
 {
-  if (from->domain == MF_ERROR || g_error_matches (from, G_IO_ERROR, G_IO_ERROR_CANCELLED)) {
-    g_dbus_error_strip_remote_error (from);
-    if (from->domain != MF_ERROR) {
-      g_set_error (error, MF_ERROR, MF_ERROR_CANCELLED, "cancelled");
-      g_error_free (from);
-      return;
-    }
+  gboolean is_remote = g_dbus_error_is_remote_error (from);
+
+  g_dbus_error_strip_remote_error (from);
+  if (from->domain == MF_ERROR) {
     g_propagate_error (error, from);
+    if (is_remote)
+      say_whose (peer, error);
     return;
   }
-  g_dbus_error_strip_remote_error (from);
+  if (g_error_matches (from, G_IO_ERROR, G_IO_ERROR_CANCELLED)) {
+    g_set_error (error, MF_ERROR, MF_ERROR_CANCELLED, "cancelled");
+    g_error_free (from);
+    return;
+  }
   if (g_error_matches (from, G_IO_ERROR, G_IO_ERROR_TIMED_OUT) ||
       g_error_matches (from, G_DBUS_ERROR, G_DBUS_ERROR_NO_REPLY))
     g_set_error (error, MF_ERROR, MF_ERROR_TIMED_OUT, "the peer's service did not answer in time");
@@ -176,7 +189,7 @@ mf_peer_dial (const char *text, gint64 timeout_usec, GCancellable *cancellable, 
                                         g_variant_new ("(@a{sv})", hello ()), G_VARIANT_TYPE ("(a{sv})"),
                                         G_DBUS_CALL_FLAGS_NONE, HELLO_TIMEOUT_USEC / 1000, cancellable, &local_error);
   if (answer == NULL) {
-    propagate (error, local_error);
+    propagate (peer, error, local_error);
     g_prefix_error (error, "%s: ", text);
     return NULL;
   }
@@ -273,7 +286,7 @@ mf_peer_stage (mf_peer *peer, const uint8_t session[MF_SESSION_BYTES], const cha
                                         timeout_usec < 0 ? G_MAXINT : (gint) MAX (1, timeout_usec / 1000), cancellable,
                                         &local_error);
   if (answer == NULL) {
-    propagate (error, local_error);
+    propagate (peer, error, local_error);
     return NULL;
   }
   return g_variant_get_child_value (answer, 0);
@@ -297,7 +310,7 @@ mf_peer_abort (mf_peer *peer, const uint8_t session[MF_SESSION_BYTES], const cha
                                         g_variant_new ("(@ays)", session_variant (session), reason), NULL,
                                         G_DBUS_CALL_FLAGS_NONE, HELLO_TIMEOUT_USEC / 1000, NULL, &local_error);
   if (answer == NULL) {
-    propagate (error, local_error);
+    propagate (peer, error, local_error);
     return FALSE;
   }
   return TRUE;

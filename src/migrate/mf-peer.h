@@ -39,8 +39,8 @@ gboolean mf_peer_is_lost (mf_peer *peer);
 /* The peer's host name as it gave it, or NULL. */
 const char *mf_peer_host (mf_peer *peer);
 
-/* Asks for a stage. `arguments` a{sv}, floating allowed. `timeout_usec` -1: as long as the control stream lives. The results a{sv} (transfer full), or NULL: the peer's own error as it
- * left it, MF_ERROR_CONNECTION when it is lost. */
+/* Asks for a stage. `arguments` a{sv}, floating allowed. `timeout_usec` -1: as long as the control stream lives. The results a{sv} (transfer full), or NULL: the peer's own error,
+ * with words before it that say whose it is, MF_ERROR_CONNECTION when it is lost. */
 GVariant *mf_peer_stage (mf_peer *peer, const uint8_t session[MF_SESSION_BYTES], const char *stage, GVariant *arguments,
                          gint64 timeout_usec, GCancellable *cancellable, GError **error);
 /* The same without waiting: whatever is asked for afterwards is done after it, and what it came to shows there. */

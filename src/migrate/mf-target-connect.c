@@ -62,10 +62,8 @@ find_region (mf_target *target, const char *name, guint64 size, guint32 page_byt
 
   region.region = mf_host_find_region (target->host, name, error);
   g_array_append_val (target->regions, region);
-  if (region.region == NULL) {
-    g_prefix_error (error, "on the target: ");
+  if (region.region == NULL)
     return FALSE;
-  }
   if (mf_region_get_size (region.region) != size) {
     g_set_error (error, MF_ERROR, MF_ERROR_INVALID,
                  "region %s has %" G_GUINT64_FORMAT " bytes on the source and %" G_GUINT64_FORMAT
@@ -129,18 +127,15 @@ check_program (mf_target *target, GVariant *arguments, GError **error)
 
     g_ptr_array_add (objects, region->region);
     region->userfault = mf_host_find_attachment (target->host, region->region, error);
-    if (region->userfault == NULL) {
-      g_prefix_error (error, "on the target: ");
+    if (region->userfault == NULL)
       return FALSE;
-    }
+    mf_target_watch (target, region->userfault);
   }
   target->program =
       mf_host_new_program (target->host, (MfRegion *const *) objects->pdata, objects->len, control, error);
   if (target->program == NULL ||
-      !target->program->ops->check (target->program, FALSE, &target->info, target->interrupt, error)) {
-    g_prefix_error (error, "on the target: ");
+      !target->program->ops->check (target->program, FALSE, &target->info, target->interrupt, error))
     return FALSE;
-  }
   g_free (target->record->control);
   target->record->control = g_steal_pointer (&control);
   return compare_signatures (signature, target->info.signature ? target->info.signature : "", error);
@@ -157,10 +152,8 @@ mf_target_connect (mf_target *target, GVariant *arguments, GVariantDict *results
   target->record->regions = g_strdupv ((char **) names->pdata);
   if (!check_program (target, arguments, error))
     return FALSE;
-  if (!mf_host_claim (target->host, target->record, MF_PHASE_INCOMING, error)) {
-    g_prefix_error (error, "on the target: ");
+  if (!mf_host_claim (target->host, target->record, MF_PHASE_INCOMING, error))
     return FALSE;
-  }
   target->migration = mf_migration_new (mf_host_context (target->host), (const char *const *) target->record->regions,
                                         target->record->peer, target->mode, FALSE);
   mf_host_announce (target->host, target->migration);
@@ -170,7 +163,7 @@ mf_target_connect (mf_target *target, GVariant *arguments, GVariantDict *results
     if (!mf_region_reset (region->region, error))
       return FALSE;
     if (!mf_store_reserve (mf_region_store (region->region), error)) {
-      g_prefix_error (error, "on the target: region %s: ", region->name);
+      g_prefix_error (error, "region %s: ", region->name);
       return FALSE;
     }
   }

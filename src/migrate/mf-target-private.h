@@ -45,6 +45,8 @@ struct _mf_target {
   GQueue requests;        /* mf_target_request */
   GArray *streams;        /* mf_stream_in, not taken yet */
   GPtrArray *attachments; /* MfUserfault that came since the thread last looked */
+  GPtrArray *watched;     /* MfUserfault of the program that is to take over */
+  gboolean program_gone;  /* one of these has ended before the switchover */
   GSList *waiters;        /* requests for "post-copy" that wait for what they name */
   GCancellable
       *interrupt; /* ends what the thread waits for: before the switchover for good, after it to make it look round */
@@ -73,22 +75,24 @@ struct _mf_target {
 
 mf_target_region *mf_target_region_at (mf_target *target, guint index);
 void mf_target_request_free (mf_target_request *request);
+/* From here on, until the switchover, the end of that program ends the session. */
+void mf_target_watch (mf_target *target, MfUserfault *userfault);
 
 /* --- mf-target-pull.c --- */
+/* How many data streams a region the source dials, from what it asked with. */
+gboolean mf_target_read_lanes (mf_target *target, GVariant *arguments, GError **error);
 /* Takes the data streams that came in and makes lanes of them: pullers, the fault lane, and before the switchover the one for block status.
  * Waits for those that are still on their way. */
 gboolean mf_target_make_lanes (mf_target *target, GError **error);
 void mf_target_drop_lanes (mf_target *target);
-/* How many data streams a region the source dials, from what it asked with. */
-gboolean mf_target_read_lanes (mf_target *target, GVariant *arguments, GError **error);
-/* The progress; looks at the pullers, so it is unset while lanes are dropped or made. */
-void mf_target_sample (mf_migration_status *status, gpointer target);
-/* A bitmap a heat class, and one for all of them together. */
-gboolean mf_target_new_plan (MfRegion *region, mf_bitmap *plan[MF_HEAT_CLASSES], mf_bitmap **all, GError **error);
 /* Forgets data streams that came in and were not taken: those of a former attempt. */
 void mf_target_drop_streams (mf_target *target);
 /* The region has an attachment and a lane for its faults. */
 void mf_target_use_fault_lane (mf_target *target, mf_target_region *region);
+/* The progress; looks at the pullers, so it is unset while lanes are dropped or made. */
+void mf_target_sample (mf_migration_status *status, gpointer target);
+/* A bitmap a heat class, and one for all of them together. */
+gboolean mf_target_new_plan (MfRegion *region, mf_bitmap *plan[MF_HEAT_CLASSES], mf_bitmap **all, GError **error);
 void mf_target_free_plan (mf_bitmap *plan[MF_HEAT_CLASSES]);
 /* Queues every page that isn't PRESENT, the planned order first. */
 void mf_target_queue_missing (mf_target *target);

@@ -129,6 +129,27 @@ mf_target_attached (mf_target *target, MfUserfault *userfault)
 }
 
 void
+mf_target_detached (mf_target *target, MfUserfault *userfault)
+{
+  g_mutex_lock (&target->lock);
+  /* After the switchover what becomes of the program is seen by who waits for it to run, and then nobody's business here. */
+  if (!target->taken && g_ptr_array_find (target->watched, userfault, NULL)) {
+    target->program_gone = TRUE;
+    g_cancellable_cancel (target->interrupt);
+    g_cond_broadcast (&target->cond);
+  }
+  g_mutex_unlock (&target->lock);
+}
+
+void
+mf_target_watch (mf_target *target, MfUserfault *userfault)
+{
+  g_mutex_lock (&target->lock);
+  g_ptr_array_add (target->watched, mf_userfault_ref (userfault));
+  g_mutex_unlock (&target->lock);
+}
+
+void
 mf_target_stop (mf_target *target)
 {
   g_mutex_lock (&target->lock);
@@ -167,6 +188,23 @@ may_follow (int row, int last)
   return row >= 0 && mf_stages[row].target != NULL &&
          (row == last + 1 || (row == last && g_str_equal (mf_stages[row].name, "pre-copy")) ||
           (g_str_equal (mf_stages[row].name, "switchover") && row == last + 2));
+}
+
+/* Whatever else that has made fail is not worth a word. */
+static gboolean
+has_program (mf_target *target, GError **error)
+{
+  gboolean is_gone;
+
+  g_mutex_lock (&target->lock);
+  is_gone = target->program_gone;
+  g_mutex_unlock (&target->lock);
+  if (!is_gone)
+    return TRUE;
+  g_clear_error (error);
+  g_set_error (error, MF_ERROR, MF_ERROR_PROGRAM, "region %s: the program that was to take it over has ended",
+               target->record->regions[0]);
+  return FALSE;
 }
 
 static gboolean
@@ -229,7 +267,10 @@ follow_source (mf_target *target, GDBusMethodInvocation **abort, GError **error)
       return FALSE;
     }
     g_variant_dict_init (&results, NULL);
-    ok = do_stage (target, request, &results, &local_error);
+    ok = has_program (target, &local_error) && do_stage (target, request, &results, &local_error);
+    /* After the switchover's record it is known otherwise. */
+    if (!target->taken)
+      ok = has_program (target, &local_error) && ok;
     if (ok)
       mf_peer_answer_stage (request->invocation, g_variant_dict_end (&results));
     else
@@ -342,6 +383,7 @@ target_new (MfHost *host)
   target->streams = g_array_new (FALSE, TRUE, sizeof (mf_stream_in));
   g_array_set_clear_func (target->streams, stream_clear);
   target->attachments = g_ptr_array_new_with_free_func ((GDestroyNotify) mf_userfault_unref);
+  target->watched = g_ptr_array_new_with_free_func ((GDestroyNotify) mf_userfault_unref);
   target->interrupt = g_cancellable_new ();
   target->regions = g_array_new (FALSE, TRUE, sizeof (mf_target_region));
   g_array_set_clear_func (target->regions, region_clear);
@@ -383,6 +425,7 @@ mf_target_join (mf_target *target)
   g_clear_pointer (&target->peer, mf_peer_unref);
   g_array_unref (target->streams);
   g_ptr_array_unref (target->attachments);
+  g_ptr_array_unref (target->watched);
   g_array_unref (target->regions);
   g_object_unref (target->interrupt);
   g_clear_object (&target->migration);

@@ -30,6 +30,8 @@ void mf_target_peer_lost (mf_target *target, mf_peer *peer);
 gboolean mf_target_stream (mf_target *target, int fd, const mf_preface *preface);
 /* A program's attachment came again: a session that goes on waits for it. */
 void mf_target_attached (mf_target *target, MfUserfault *userfault);
+/* The program of an attachment has ended, or let the region go. */
+void mf_target_detached (mf_target *target, MfUserfault *userfault);
 /* The service goes down. */
 void mf_target_stop (mf_target *target);
 

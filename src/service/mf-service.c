@@ -195,6 +195,7 @@ handover_detached (MfUserfault *userfault, gpointer user_data)
     return;
   g_message ("region %s: process %d has let it go", mf_region_get_name (region), (int) mf_userfault_pid (userfault));
   mf_region_set_attach (service->regions, region, NULL);
+  mf_host_detached (service->host, userfault);
   show_region (service, mf_region_get_name (region));
 }
 

@@ -287,6 +287,11 @@ mf_host_attached (MfHost *host, MfUserfault *userfault)
 {
 }
 
+void
+mf_host_detached (MfHost *host, MfUserfault *userfault)
+{
+}
+
 mf_region_role
 mf_host_region_role (MfHost *host, const char *name)
 {
