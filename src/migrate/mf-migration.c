@@ -244,9 +244,10 @@ mf_migration_get_mode (MfMigration *self)
 gboolean
 mf_migration_cancel (MfMigration *self, GError **error)
 {
-  gboolean committed, over;
+  gboolean committed, over, is_source;
 
   g_mutex_lock (&self->lock);
+  is_source = self->status.is_source;
   committed = self->committed;
   over = self->over;
   if (!committed && !over)
@@ -257,9 +258,11 @@ mf_migration_cancel (MfMigration *self, GError **error)
     return FALSE;
   }
   if (committed) {
-    g_set_error (
-        error, MF_ERROR, MF_ERROR_BUSY,
-        "the program has been handed over already: only the other host may run it; move it back when it has arrived");
+    g_set_error (error, MF_ERROR, MF_ERROR_BUSY,
+                 is_source ? "the program has been handed over already: only the other host may run it; move it back "
+                             "when it has arrived"
+                           : "the program has been taken over already, and runs here; move it back when all of it has "
+                             "arrived");
     return FALSE;
   }
   return TRUE;

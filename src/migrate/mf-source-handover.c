@@ -319,6 +319,7 @@ await_complete (mf_source *source, GError **error)
   g_variant_lookup (answer, "faults", "t", &faults);
   g_variant_lookup (answer, "fault-p50", "u", &p50_usec);
   g_variant_lookup (answer, "fault-p99", "u", &p99_usec);
+  g_variant_lookup (answer, "ended", "b", &source->program_ended);
   mf_migration_set_faults (source->migration, faults, p50_usec, p99_usec);
   return TRUE;
 }
@@ -363,5 +364,8 @@ mf_source_done (mf_source *source, GError **error)
                           mf_host_stopping (source->host), &local_error);
   if (answer == NULL)
     g_debug ("the peer did not hear that it is done: %s", local_error->message);
-  return TRUE;
+  if (source->program_ended)
+    g_set_error (error, MF_ERROR, MF_ERROR_PROGRAM,
+                 "the program ran on the other host and has ended there, while the rest of its memory was on its way");
+  return !source->program_ended;
 }

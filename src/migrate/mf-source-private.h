@@ -43,8 +43,9 @@ struct _mf_source {
   mf_decision decision;
   guint round;
   guint pauses;
-  gboolean live_scans;  /* the target's BLOCK_STATUS may scan */
-  gboolean is_complete; /* the target has everything, as it said when the link was back */
+  gboolean live_scans;    /* the target's BLOCK_STATUS may scan */
+  gboolean program_ended; /* the target says so: it ran there, and ended before everything had come */
+  gboolean is_complete;   /* the target has everything, as it said when the link was back */
   gint64 stopped_usec;
   gint64 reconnected_usec; /* when the link was made again the last time; 0: never */
 

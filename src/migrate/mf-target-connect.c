@@ -156,6 +156,7 @@ mf_target_connect (mf_target *target, GVariant *arguments, GVariantDict *results
     return FALSE;
   target->migration = mf_migration_new (mf_host_context (target->host), (const char *const *) target->record->regions,
                                         target->record->peer, target->mode, FALSE);
+  mf_target_heed_cancel (target);
   mf_host_announce (target->host, target->migration);
   for (guint i = 0; i < target->regions->len; i++) {
     mf_target_region *region = mf_target_region_at (target, i);

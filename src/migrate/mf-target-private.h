@@ -46,7 +46,7 @@ struct _mf_target {
   GArray *streams;        /* mf_stream_in, not taken yet */
   GPtrArray *attachments; /* MfUserfault that came since the thread last looked */
   GPtrArray *watched;     /* MfUserfault of the program that is to take over */
-  gboolean program_gone;  /* one of these has ended before the switchover */
+  gboolean program_gone;  /* one of these has ended */
   GSList *waiters;        /* requests for "post-copy" that wait for what they name */
   GCancellable
       *interrupt; /* ends what the thread waits for: before the switchover for good, after it to make it look round */
@@ -64,6 +64,7 @@ struct _mf_target {
   mf_program_info info;
   mf_state_relay *relay;
   GThread *await_thread;
+  gulong cancel_handler;
   gboolean running;  /* the program has been seen running here */
   gboolean complete; /* no page is missing */
   GError *failure;   /* taken, but the program did not and will not run here */
@@ -75,8 +76,13 @@ struct _mf_target {
 
 mf_target_region *mf_target_region_at (mf_target *target, guint index);
 void mf_target_request_free (mf_target_request *request);
-/* From here on, until the switchover, the end of that program ends the session. */
+/* From here on the end of that program is noticed: until the switchover it ends the session. */
 void mf_target_watch (mf_target *target, MfUserfault *userfault);
+/* The user of this side may end it, too. */
+void mf_target_heed_cancel (mf_target *target);
+gboolean mf_target_has_lost_program (mf_target *target);
+/* For whom it ran: its memory has come all the same. */
+#define MF_TARGET_LOST_PROGRAM "the program took over and has ended since, while the rest of its memory was on its way"
 
 /* --- mf-target-pull.c --- */
 /* How many data streams a region the source dials, from what it asked with. */

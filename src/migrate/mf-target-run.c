@@ -39,6 +39,10 @@ mf_target_switchover (mf_target *target, GVariant *arguments, GVariantDict *resu
   for (guint i = 0; i < target->regions->len; i++)
     mf_puller_set_mode (mf_target_region_at (target, i)->puller, MF_PUT_KEEP);
 
+  if (!mf_migration_commit (target->migration)) {
+    g_set_error (error, MF_ERROR, MF_ERROR_CANCELLED, "the migration was cancelled there");
+    return FALSE;
+  }
   /* Recorded before it is answered. Memory is right from here on: what is not, is missing, and faults on it are served. */
   if (!mf_host_record (target->host, target->record, MF_PHASE_TAKEN, error))
     return FALSE;
@@ -79,6 +83,7 @@ answer_waiter (mf_target *target, mf_target_request *request)
     g_variant_dict_insert (&results, "faults", "t", status.faults);
     g_variant_dict_insert (&results, "fault-p50", "u", status.fault_p50_usec);
     g_variant_dict_insert (&results, "fault-p99", "u", status.fault_p99_usec);
+    g_variant_dict_insert (&results, "ended", "b", mf_target_has_lost_program (target));
   }
   mf_peer_answer_stage (request->invocation, g_variant_dict_end (&results));
   return TRUE;
@@ -226,6 +231,7 @@ take_attachments (mf_target *target)
       mf_migration_set_sampler (target->migration, NULL, NULL);
       g_clear_pointer (&region->userfault, mf_userfault_unref);
       region->userfault = mf_userfault_ref (userfault);
+      mf_target_watch (target, userfault);
       mf_migration_set_sampler (target->migration, mf_target_sample, target);
       if (region->faults != NULL)
         mf_target_use_fault_lane (target, region);

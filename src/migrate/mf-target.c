@@ -51,6 +51,14 @@ stream_clear (gpointer data)
 
 /* --- The mailbox, from the main context --- */
 
+/* With the lock held: the thread is to look up from whatever it waits for. */
+static void
+interrupt (mf_target *target)
+{
+  g_cancellable_cancel (target->interrupt);
+  g_cond_broadcast (&target->cond);
+}
+
 /* With the lock held. */
 static void
 post (mf_target *target, mf_target_request *request)
@@ -100,8 +108,7 @@ mf_target_peer_lost (mf_target *target, mf_peer *peer)
   g_mutex_lock (&target->lock);
   if (target->peer == peer) {
     g_clear_pointer (&target->peer, mf_peer_unref);
-    g_cancellable_cancel (target->interrupt);
-    g_cond_broadcast (&target->cond);
+    interrupt (target);
   }
   g_mutex_unlock (&target->lock);
 }
@@ -123,8 +130,7 @@ mf_target_attached (mf_target *target, MfUserfault *userfault)
 {
   g_mutex_lock (&target->lock);
   g_ptr_array_add (target->attachments, mf_userfault_ref (userfault));
-  g_cancellable_cancel (target->interrupt);
-  g_cond_broadcast (&target->cond);
+  interrupt (target);
   g_mutex_unlock (&target->lock);
 }
 
@@ -132,11 +138,11 @@ void
 mf_target_detached (mf_target *target, MfUserfault *userfault)
 {
   g_mutex_lock (&target->lock);
-  /* After the switchover what becomes of the program is seen by who waits for it to run, and then nobody's business here. */
-  if (!target->taken && g_ptr_array_find (target->watched, userfault, NULL)) {
+  if (g_ptr_array_find (target->watched, userfault, NULL)) {
     target->program_gone = TRUE;
-    g_cancellable_cancel (target->interrupt);
-    g_cond_broadcast (&target->cond);
+    /* After the switchover who waits for it to run sees the same, and once it has run the rest of its memory comes all the same. */
+    if (!target->taken)
+      interrupt (target);
   }
   g_mutex_unlock (&target->lock);
 }
@@ -154,8 +160,7 @@ mf_target_stop (mf_target *target)
 {
   g_mutex_lock (&target->lock);
   target->stopping = TRUE;
-  g_cancellable_cancel (target->interrupt);
-  g_cond_broadcast (&target->cond);
+  interrupt (target);
   g_mutex_unlock (&target->lock);
 }
 
@@ -163,6 +168,24 @@ const uint8_t *
 mf_target_session (mf_target *target)
 {
   return target->record->session;
+}
+
+/* From whatever thread cancels, with the migration's lock held. */
+static void
+on_cancelled (GCancellable *cancellable, gpointer user_data)
+{
+  mf_target *target = user_data;
+
+  g_mutex_lock (&target->lock);
+  interrupt (target);
+  g_mutex_unlock (&target->lock);
+}
+
+void
+mf_target_heed_cancel (mf_target *target)
+{
+  target->cancel_handler =
+      g_cancellable_connect (mf_migration_cancellable (target->migration), G_CALLBACK (on_cancelled), target, NULL);
 }
 
 /* --- The thread --- */
@@ -190,20 +213,33 @@ may_follow (int row, int last)
           (g_str_equal (mf_stages[row].name, "switchover") && row == last + 2));
 }
 
-/* Whatever else that has made fail is not worth a word. */
-static gboolean
-has_program (mf_target *target, GError **error)
+gboolean
+mf_target_has_lost_program (mf_target *target)
 {
-  gboolean is_gone;
+  gboolean has_lost;
 
   g_mutex_lock (&target->lock);
-  is_gone = target->program_gone;
+  has_lost = target->program_gone;
   g_mutex_unlock (&target->lock);
-  if (!is_gone)
+  return has_lost;
+}
+
+/* Before the switchover. What else fails for the same reason is not worth a word. */
+static gboolean
+may_go_on (mf_target *target, GError **error)
+{
+  gboolean is_cancelled =
+      target->migration != NULL && g_cancellable_is_cancelled (mf_migration_cancellable (target->migration));
+  gboolean is_gone = mf_target_has_lost_program (target);
+
+  if (!is_gone && !is_cancelled)
     return TRUE;
   g_clear_error (error);
-  g_set_error (error, MF_ERROR, MF_ERROR_PROGRAM, "region %s: the program that was to take it over has ended",
-               target->record->regions[0]);
+  if (is_gone)
+    g_set_error (error, MF_ERROR, MF_ERROR_PROGRAM, "region %s: the program that was to take it over has ended",
+                 target->record->regions[0]);
+  else
+    g_set_error (error, MF_ERROR, MF_ERROR_CANCELLED, "the migration was cancelled there");
   return FALSE;
 }
 
@@ -267,10 +303,9 @@ follow_source (mf_target *target, GDBusMethodInvocation **abort, GError **error)
       return FALSE;
     }
     g_variant_dict_init (&results, NULL);
-    ok = has_program (target, &local_error) && do_stage (target, request, &results, &local_error);
-    /* After the switchover's record it is known otherwise. */
+    ok = may_go_on (target, &local_error) && do_stage (target, request, &results, &local_error);
     if (!target->taken)
-      ok = has_program (target, &local_error) && ok;
+      ok = may_go_on (target, &local_error) && ok;
     if (ok)
       mf_peer_answer_stage (request->invocation, g_variant_dict_end (&results));
     else
@@ -354,11 +389,15 @@ run (gpointer data)
     abort = mf_target_go_on (target);
     if (target->failure != NULL)
       error = g_error_copy (target->failure);
+    else if (target->complete && mf_target_has_lost_program (target))
+      error = g_error_new (MF_ERROR, MF_ERROR_PROGRAM, MF_TARGET_LOST_PROGRAM);
   }
   if (target->record->phase == MF_PHASE_INCOMING || target->record->phase == 0 || target->failure != NULL)
     undo (target);
-  if (target->migration != NULL)
+  if (target->migration != NULL) {
     mf_migration_set_sampler (target->migration, NULL, NULL);
+    g_cancellable_disconnect (mf_migration_cancellable (target->migration), target->cancel_handler);
+  }
   clean_up (target);
   if (target->record->phase == MF_PHASE_TAKEN)
     mf_host_keep (target->host, target->record);
@@ -411,6 +450,7 @@ mf_target_resume (MfHost *host, MfMigration *migration, mf_record *record)
   target->migration = g_object_ref (migration);
   target->record = record;
   target->taken = TRUE;
+  mf_migration_commit (migration);
   target->running = record->running;
   target->stage = mf_stage_find ("switchover");
   target->thread = g_thread_new ("mf-target", run, target);
