@@ -430,21 +430,28 @@ start_listening (MfHandover *handover, GError **error)
 }
 
 MfHandover *
-mf_handover_new (const char *path, const mf_handover_callbacks *callbacks, gpointer user_data, GError **error)
+mf_handover_new_on (int listen_fd, const char *path, const mf_handover_callbacks *callbacks, gpointer user_data,
+                    GError **error)
 {
   g_autoptr (MfHandover) handover = g_new0 (MfHandover, 1);
 
   handover->path = g_strdup (path);
-  handover->listen_fd = -1;
+  handover->listen_fd = listen_fd;
   handover->context = g_main_context_ref_thread_default ();
   handover->callbacks = *callbacks;
   handover->user_data = user_data;
   handover->peers = g_ptr_array_new_with_free_func (peer_free);
   handover->device_fd = mf_uffd_open_device (error);
-  if (handover->device_fd < 0 || !start_listening (handover, error))
+  if (handover->device_fd < 0 || (listen_fd < 0 && !start_listening (handover, error)))
     return NULL;
   start_accepting (handover);
   return g_steal_pointer (&handover);
+}
+
+MfHandover *
+mf_handover_new (const char *path, const mf_handover_callbacks *callbacks, gpointer user_data, GError **error)
+{
+  return mf_handover_new_on (-1, path, callbacks, user_data, error);
 }
 
 void

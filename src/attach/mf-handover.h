@@ -27,6 +27,9 @@ typedef struct {
 /* Listens on `path` (a stale socket is replaced). The descriptor of /dev/userfaultfd is opened here once. */
 MfHandover *mf_handover_new (const char *path, const mf_handover_callbacks *callbacks, gpointer user_data,
                              GError **error);
+/* The same at a socket that listens there already (not blocking; taken over, also when it fails), whose file is somebody else's: the service manager's. */
+MfHandover *mf_handover_new_on (int listen_fd, const char *path, const mf_handover_callbacks *callbacks,
+                                gpointer user_data, GError **error);
 /* The programs stay attached on their side, and hand over to whoever listens next; `detached` is not called. */
 void mf_handover_free (MfHandover *handover);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (MfHandover, mf_handover_free)

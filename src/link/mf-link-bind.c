@@ -135,6 +135,13 @@ bind_unix (const mf_peer_address *address, mf_bound_socket *out, GError **error)
   return TRUE;
 }
 
+static gboolean
+take_unix (const mf_peer_address *address, mf_kept_sockets *kept, mf_bound_socket *out)
+{
+  *out = (mf_bound_socket){ .fd = mf_kept_sockets_take_path (kept, address->path) };
+  return out->fd >= 0;
+}
+
 static guint16
 port_of (int fd)
 {
@@ -148,33 +155,41 @@ port_of (int fd)
 }
 
 static gboolean
-bind_tcp (const mf_peer_address *address, const struct addrinfo *name, mf_bound_socket *out, GError **error)
+bind_tcp (const mf_peer_address *address, const struct addrinfo *name, mf_kept_sockets *kept, mf_bound_socket *out,
+          GError **error)
 {
-  AUTO_CLOSE int fd = open_socket (name->ai_family, error);
+  AUTO_CLOSE int fd = mf_kept_sockets_take (kept, name->ai_addr);
   int one = 1;
 
+  if (fd >= 0) {
+    *out = (mf_bound_socket){ .port = port_of (fd) };
+    out->fd = steal_fd (&fd);
+    return TRUE;
+  }
+  fd = open_socket (name->ai_family, error);
   if (fd < 0)
     return FALSE;
   if (setsockopt (fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one) < 0 ||
       bind (fd, name->ai_addr, name->ai_addrlen) < 0 || listen (fd, BACKLOG) < 0)
     return mf_error_from_errno (error, errno, "listening at %s", address->text);
+  mf_kept_sockets_keep (kept, fd);
   *out = (mf_bound_socket){ .port = port_of (fd) };
   out->fd = steal_fd (&fd);
   return TRUE;
 }
 
 guint
-mf_link_bind (const mf_peer_address *address, mf_bound_socket *out, guint max, GError **error)
+mf_link_bind (const mf_peer_address *address, mf_kept_sockets *kept, mf_bound_socket *out, guint max, GError **error)
 {
   struct addrinfo *found;
   guint n = 0;
   gboolean ok = TRUE;
 
   if (address->kind == MF_PEER_UNIX)
-    return bind_unix (address, out, error) ? 1 : 0;
+    return take_unix (address, kept, out) || bind_unix (address, out, error) ? 1 : 0;
   found = mf_link_resolve (address, TRUE, mf_deadline_after (RESOLVE_USEC), NULL, error);
   for (const struct addrinfo *a = found; a != NULL && n < max && ok; a = a->ai_next) {
-    ok = bind_tcp (address, a, &out[n], error);
+    ok = bind_tcp (address, a, kept, &out[n], error);
     if (ok)
       n++;
   }

@@ -43,6 +43,7 @@ typedef struct {
 struct _MfLinkListener {
   mf_link_accept accept;
   gpointer user_data;
+  mf_kept_sockets *kept; /* may be NULL; not ours */
   pthread_t poller;
   gboolean has_poller;
   int wake_fd; /* readable: `sockets` or `stopping` have changed */
@@ -340,6 +341,12 @@ mf_link_listener_new (mf_link_accept accept, gpointer user_data)
   return listener;
 }
 
+void
+mf_link_listener_use_kept (MfLinkListener *listener, mf_kept_sockets *kept)
+{
+  listener->kept = kept;
+}
+
 static gboolean
 start_poller (MfLinkListener *listener, GError **error)
 {
@@ -362,7 +369,7 @@ gboolean
 mf_link_listener_add (MfLinkListener *listener, const mf_peer_address *address, GError **error)
 {
   mf_bound_socket bound[MAX_SOCKETS];
-  guint n_bound = mf_link_bind (address, bound, MAX_SOCKETS, error);
+  guint n_bound = mf_link_bind (address, listener->kept, bound, MAX_SOCKETS, error);
   gboolean fits;
 
   if (n_bound == 0)

@@ -5,6 +5,7 @@
  * sent by the dialler and answered by the acceptor, in which a status says whether the stream is taken.
  */
 #include "core/mf-preface.h"
+#include "link/mf-kept-sockets.h"
 #include "mf-error.h"
 #include <gio/gio.h>
 
@@ -42,6 +43,8 @@ typedef gboolean (*mf_link_accept) (int fd, const mf_preface *preface, gpointer 
 #define MF_LINK_MAX_ACCEPTS    16
 
 MfLinkListener *mf_link_listener_new (mf_link_accept accept, gpointer user_data);
+/* From now on sockets that outlive the process are taken from `kept`, and new internet sockets put there. It is the caller's; NULL: no more. */
+void mf_link_listener_use_kept (MfLinkListener *listener, mf_kept_sockets *kept);
 /* Listens at one more address, all of the addresses of a host. A UNIX socket has mode 0660; a stale socket file is replaced; a live one is MF_ERROR_BUSY, as is a port in use. Port 0:
  * one that is free (of a host with one address). */
 gboolean mf_link_listener_add (MfLinkListener *listener, const mf_peer_address *address, GError **error);

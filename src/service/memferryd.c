@@ -3,7 +3,7 @@
  * memferryd: the service's command line, its signals and its main loop.
  */
 #include "mf-config.h"
-#include "service/mf-service-notify.h"
+#include "mf-notify.h"
 #include "service/mf-service.h"
 #include <glib-unix.h>
 #include <locale.h>
@@ -59,8 +59,16 @@ configure (service_words *words, GError **error)
 static gboolean
 end (gpointer loop)
 {
-  mf_service_notify ("STOPPING=1");
+  mf_notify ("STOPPING=1");
   g_main_loop_quit (loop);
+  return G_SOURCE_CONTINUE;
+}
+
+/* All that is done in the main loop is short: where it stands still for long the service is of no use to anybody. */
+static gboolean
+feed_watchdog (gpointer user_data)
+{
+  mf_notify ("WATCHDOG=1");
   return G_SOURCE_CONTINUE;
 }
 
@@ -68,17 +76,22 @@ static gboolean
 serve (const mf_service_config *config, GError **error)
 {
   g_autoptr (GMainLoop) loop = g_main_loop_new (NULL, FALSE);
+  g_autoptr (mf_kept_sockets) kept = mf_kept_sockets_new ();
   g_autoptr (MfService) service = NULL;
+  guint64 watchdog_usec = mf_notify_watchdog_usec ();
 
   /* Before anything is there that would have to be cleaned up. */
   g_unix_signal_add (SIGTERM, end, loop);
   g_unix_signal_add (SIGINT, end, loop);
   signal (SIGPIPE, SIG_IGN);
-  service = mf_service_new (config, error);
+  service = mf_service_new (config, kept, error);
   if (!service)
     return FALSE;
+  mf_kept_sockets_finish (kept);
   g_message ("memferryd %s is ready at %s/memferry.sock", MF_VERSION, config->runtime_dir);
-  mf_service_notify ("READY=1");
+  mf_notify ("READY=1");
+  if (watchdog_usec)
+    g_timeout_add ((guint) CLAMP (watchdog_usec / 2000, 1, G_MAXUINT), feed_watchdog, NULL);
   g_main_loop_run (loop);
   return TRUE;
 }

@@ -20,10 +20,13 @@ typedef struct _MfServiceBus MfServiceBus;
 /* A client is gone. */
 typedef void (*mf_service_bus_gone) (GDBusConnection *client, gpointer user_data);
 
-/* Makes the socket; a stale one is replaced, so the caller holds the lock of its folder. `group`: a group's name, or NULL: that of the process. Nobody is
- * answered before mf_service_bus_start(). */
-MfServiceBus *mf_service_bus_new (const char *path, const char *group, mf_service_bus_gone gone, gpointer user_data,
-                                  GError **error);
+/* Makes the socket; a stale one is replaced, so the caller holds the lock of its folder. Or `listen_fd` is one that listens there already (taken over, also when it fails)
+ * and is left there at the end; -1: none. `group`: a group's name, or NULL: that of a socket that was there already, else that of the process. Nobody
+ * is answered before mf_service_bus_start(). */
+MfServiceBus *mf_service_bus_new (const char *path, int listen_fd, const char *group, mf_service_bus_gone gone,
+                                  gpointer user_data, GError **error);
+/* Whose members may use it. */
+gid_t mf_service_bus_group (MfServiceBus *bus);
 void mf_service_bus_start (MfServiceBus *bus);
 /* Closes the socket and all clients' connections. */
 void mf_service_bus_free (MfServiceBus *bus);

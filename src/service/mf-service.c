@@ -11,6 +11,8 @@
 #include "service/mf-service-folder.h"
 #include <errno.h>
 #include <signal.h>
+#include <string.h>
+#include <unistd.h>
 
 /* In the order in which they are made; they go in the opposite one. */
 struct _MfService {
@@ -222,11 +224,12 @@ take_folders (MfService *service, GError **error)
 }
 
 static gboolean
-open_bus (MfService *service, GError **error)
+open_bus (MfService *service, mf_kept_sockets *kept, GError **error)
 {
   g_autofree char *path = g_build_filename (service->config.runtime_dir, "memferry.sock", NULL);
 
-  service->bus = mf_service_bus_new (path, service->config.group, client_gone, service, error);
+  service->bus = mf_service_bus_new (path, mf_kept_sockets_take_path (kept, path), service->config.group, client_gone,
+                                     service, error);
   return service->bus != NULL;
 }
 
@@ -254,7 +257,7 @@ recover (MfService *service, GError **error)
 }
 
 static gboolean
-open_handover (MfService *service, GError **error)
+open_handover (MfService *service, mf_kept_sockets *kept, GError **error)
 {
   static const mf_handover_callbacks callbacks = {
     .find_region = handover_find_region,
@@ -263,7 +266,8 @@ open_handover (MfService *service, GError **error)
   };
 
   service->handover_path = g_build_filename (service->config.runtime_dir, "handover.sock", NULL);
-  service->handover = mf_handover_new (service->handover_path, &callbacks, service, &service->no_handover);
+  service->handover = mf_handover_new_on (mf_kept_sockets_take_path (kept, service->handover_path),
+                                          service->handover_path, &callbacks, service, &service->no_handover);
   if (service->handover)
     return TRUE;
   /* A machine that can't do it, or a user who may not: regions can be made and looked at all the same, and who wants to run a program is told. */
@@ -288,23 +292,27 @@ listen_at (MfService *service, const char *peer, GError **error)
 }
 
 static gboolean
-open_links (MfService *service, GError **error)
+open_links (MfService *service, mf_kept_sockets *kept, GError **error)
 {
   g_autofree char *own = g_strdup_printf ("unix:%s/peer.sock", service->config.runtime_dir);
 
   service->listening = g_ptr_array_new_with_free_func (g_free);
   service->listener = mf_link_listener_new (mf_host_accept, service->host);
+  mf_link_listener_use_kept (service->listener, kept);
   if (!listen_at (service, own, error))
     return FALSE;
+  if (chown (own + strlen ("unix:"), (uid_t) -1, mf_service_bus_group (service->bus)) != 0)
+    return mf_error_from_errno (error, errno, "giving %s to its group", own);
   for (char **peer = service->config.listen; *peer; peer++)
     if (!listen_at (service, *peer, error))
       return FALSE;
   g_ptr_array_add (service->listening, NULL);
+  mf_link_listener_use_kept (service->listener, NULL);
   return TRUE;
 }
 
 MfService *
-mf_service_new (const mf_service_config *config, GError **error)
+mf_service_new (const mf_service_config *config, mf_kept_sockets *kept, GError **error)
 {
   g_autoptr (MfService) service = g_new0 (MfService, 1);
 
@@ -313,8 +321,8 @@ mf_service_new (const mf_service_config *config, GError **error)
     return NULL;
   service->regions = mf_region_set_new (service->config.store_dir);
   service->objects = g_hash_table_new_full (g_str_hash, g_str_equal, g_free, g_object_unref);
-  if (!mf_region_set_scan (service->regions, error) || !open_bus (service, error) || !recover (service, error) ||
-      !open_handover (service, error) || !open_links (service, error))
+  if (!mf_region_set_scan (service->regions, error) || !open_bus (service, kept, error) || !recover (service, error) ||
+      !open_handover (service, kept, error) || !open_links (service, kept, error))
     return NULL;
   service->manager = mf_manager_object_new (service);
   mf_service_bus_export (service->bus, G_DBUS_OBJECT_SKELETON (mf_manager_object_skeleton (service->manager)));

@@ -6,6 +6,7 @@
  *
  * In the thread of the default main context; none blocks for longer than the file system takes.
  */
+#include "link/mf-kept-sockets.h"
 #include "service/mf-job-list.h"
 #include "service/mf-service-config.h"
 
@@ -13,8 +14,9 @@ G_BEGIN_DECLS
 
 typedef struct _MfService MfService;
 
-/* Takes the folders, finds the regions again, goes on with what a predecessor had begun, and then opens the sockets. */
-MfService *mf_service_new (const mf_service_config *config, GError **error);
+/* Takes the folders, finds the regions again, goes on with what a predecessor had begun, and then opens the sockets, those in `kept` (only needed
+ * here; may be NULL) or new ones. */
+MfService *mf_service_new (const mf_service_config *config, mf_kept_sockets *kept, GError **error);
 /* Ends: migrations that can be undone are, the others wait for the next service. Programs keep running. */
 void mf_service_free (MfService *service);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (MfService, mf_service_free)

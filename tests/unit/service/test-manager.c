@@ -38,7 +38,7 @@ set_up (Fixture *f, gconstpointer data)
   f->config.runtime_dir = g_build_filename (f->root, "run", NULL);
   f->config.store_dir = g_build_filename (f->root, "stores", NULL);
   mf_service_config_complete (&f->config);
-  f->service = mf_service_new (&f->config, &error);
+  f->service = mf_service_new (&f->config, NULL, &error);
   g_assert_no_error (error);
   connect_client (f);
 }
