@@ -21,7 +21,7 @@
  */
 #include "attach/mf-fault-thread.h"
 #include "attach/mf-latency.h"
-#include "mf-urgent.h"
+#include "mf-schedule.h"
 #include "track/mf-uffd.h"
 
 #include <errno.h>
@@ -534,7 +534,7 @@ spins (mf_fault_thread *thread)
 {
   const gint64 now = g_get_monotonic_time ();
 
-  return now - thread->active_usec < SPIN_USEC && now >= thread->calm_usec;
+  return now - thread->active_usec < SPIN_USEC && now >= thread->calm_usec && !mf_schedule_is_carrying ();
 }
 
 /* What is looked for may need this very processor. When a third one takes it, though, looking means waiting behind that one, and
@@ -589,7 +589,7 @@ fault_thread_run (gpointer data)
 {
   mf_fault_thread *thread = data;
 
-  mf_urgent_thread ();
+  mf_schedule_urgent ();
   while (!atomic_load (&thread->stop)) {
     gint64 due_usec;
 

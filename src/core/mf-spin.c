@@ -18,7 +18,7 @@ looking_is_better (const mf_spin *spin)
 }
 
 bool
-mf_spin_begin (mf_spin *spin)
+mf_spin_begin (mf_spin *spin, bool may_look)
 {
   uint32_t n = spin->waits++;
 
@@ -26,6 +26,7 @@ mf_spin_begin (mf_spin *spin)
     spin->look = n % 2 != 0;
   else
     spin->look = looking_is_better (spin) != (n % TRY == 0);
+  spin->look = spin->look && may_look;
   return spin->look;
 }
 

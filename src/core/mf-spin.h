@@ -21,7 +21,7 @@ typedef struct {
   bool look; /* how the wait under way is done */
 } mf_spin;
 
-/* A wait begins: true, look before sleeping. */
-bool mf_spin_begin (mf_spin *spin);
+/* A wait begins: true, look before sleeping; never unless `may_look`. */
+bool mf_spin_begin (mf_spin *spin, bool may_look);
 /* What was waited for came, after `nsec`. Not to be called when something else ended the wait. */
 void mf_spin_end (mf_spin *spin, uint64_t nsec);

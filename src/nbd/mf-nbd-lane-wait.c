@@ -2,6 +2,7 @@
 /*
  * Waiting for a lane's socket, and letting libnbd work on it.
  */
+#include "mf-schedule.h"
 #include "nbd/mf-nbd-lane.h"
 
 #include <errno.h>
@@ -71,7 +72,7 @@ mf_nbd_lane_wait_soon (mf_nbd_lane *lane, struct pollfd *pfds, nfds_t n, gint64 
   struct timespec at_once = { 0, 0 };
   int r = 0;
 
-  if (mf_spin_begin (waiting)) {
+  if (mf_spin_begin (waiting, !mf_schedule_is_carrying ())) {
     while ((r = ppoll (pfds, n, &at_once, NULL)) == 0 && now_nsec () - start < SPIN_NSEC)
       /* Who is waited for may need this very processor. */
       sched_yield ();

@@ -29,6 +29,7 @@
  * a large reply ends with a chunk of its own, sent after its data, and that chunk is an error when pages were
  * invalidated meanwhile (mf_region_peek_begin()).
  */
+#include "mf-schedule.h"
 #include "nbd/mf-nbd-connection.h"
 
 #include <string.h>
@@ -337,6 +338,7 @@ reply_in_chunks (mf_nbd_connection *connection, const mf_nbd_request *request, c
   }
   if (reply.n_chunks > 0 && !reply_flush (&reply, FALSE))
     return FALSE;
+  mf_schedule_carried ();
   forget_mapped (connection);
   if (peek && !mf_region_peek_end (region, stamp))
     return reply_end (&reply, MF_NBD_EIO, "pages were invalidated while they were read");

@@ -9,7 +9,7 @@
  * A thread that ends can't join itself. It leaves its handle in `ended` and joins the one that it finds there: so
  * there is never more than one thread that ended and was not joined, and who joins the last has joined all.
  */
-#include "mf-urgent.h"
+#include "mf-schedule.h"
 #include "nbd/mf-nbd-address.h"
 #include "nbd/mf-nbd-connection.h"
 
@@ -235,7 +235,9 @@ connection_thread (gpointer data)
   GThread *former;
 
   if (connection->stream.spin)
-    mf_urgent_thread ();
+    mf_schedule_urgent ();
+  else
+    mf_schedule_bulk ();
   if (mf_nbd_handshake (connection))
     mf_nbd_transmission (connection);
   mf_nbd_connection_let_go (connection);

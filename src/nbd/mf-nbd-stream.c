@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "nbd/mf-nbd-stream.h"
+#include "mf-schedule.h"
 
 #include <errno.h>
 #include <sched.h>
@@ -97,7 +98,7 @@ receive_soon (mf_nbd_stream *stream, struct msghdr *msg)
   uint64_t start = now_nsec ();
   ssize_t r = -1;
 
-  if (mf_spin_begin (&stream->waiting)) {
+  if (mf_spin_begin (&stream->waiting, !mf_schedule_is_carrying ())) {
     while ((r = recvmsg (stream->fd, msg, MSG_DONTWAIT)) == -1 && errno == EAGAIN && now_nsec () - start < SPIN_NSEC)
       /* Who is waited for may need this very processor. */
       sched_yield ();

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "mf-puller-private.h"
+#include "mf-schedule.h"
 
 #include <errno.h>
 #include <string.h>
@@ -208,6 +209,7 @@ on_done (mf_request *request, gpointer user_data)
   mf_puller_landing landing = { .request = request, .take = slot->take };
   gboolean down = FALSE, again;
 
+  mf_schedule_carried ();
   if (request->error == 0)
     down = put_down (w, slot, &landing);
   else
@@ -320,6 +322,7 @@ run_lane (gpointer data)
   mf_puller_next next;
   gint64 timeout_usec;
 
+  mf_schedule_bulk ();
   while (error == NULL && (next = fill (w, &timeout_usec)) != MF_PULLER_STOP) {
     if (next == MF_PULLER_FLUSH) {
       if (mf_lane_flush (w->link, &error))

@@ -18,7 +18,7 @@ live (mf_spin *spin, const World *world, GRand *rand, guint n)
   guint looked = 0;
 
   for (guint i = 0; i < n; i++) {
-    bool look = mf_spin_begin (spin);
+    bool look = mf_spin_begin (spin, true);
     uint64_t nsec = look ? world->looking_nsec : world->sleeping_nsec;
 
     looked += look;
@@ -90,10 +90,24 @@ test_no_end (void)
   guint looked = 0;
 
   for (guint i = 0; i < 10000; i++)
-    looked += mf_spin_begin (&spin);
+    looked += mf_spin_begin (&spin, true);
   g_assert_cmpuint (looked, <, 200);
   mf_spin_end (&spin, 0);
   g_assert_cmpuint (spin.typical_nsec[0] + spin.typical_nsec[1], ==, 1);
+}
+
+/* He who may not look sleeps, and learns how long that takes. */
+static void
+test_may_not_look (void)
+{
+  mf_spin spin = { 0 };
+
+  for (guint i = 0; i < 1000; i++) {
+    g_assert_false (mf_spin_begin (&spin, false));
+    mf_spin_end (&spin, 1000);
+  }
+  g_assert_cmpuint (spin.typical_nsec[0], >, 0);
+  g_assert_cmpuint (spin.typical_nsec[1], ==, 0);
 }
 
 int
@@ -103,5 +117,6 @@ main (int argc, char **argv)
   g_test_add_func ("/spin/better-way", test_better_way);
   g_test_add_func ("/spin/change", test_change);
   g_test_add_func ("/spin/no-end", test_no_end);
+  g_test_add_func ("/spin/may-not-look", test_may_not_look);
   return g_test_run ();
 }
