@@ -20,6 +20,9 @@ static const mf_command commands[] = {
   { "jobs", "Show the migrations", mf_cmd_jobs },
   { "cancel", "Cancel a migration", mf_cmd_cancel },
   { "watch", "Show what happens as it happens", mf_cmd_watch },
+#if MF_HAVE_LIBVIRT
+  { "domain", "Let domains of libvirt be moved", mf_cmd_domain },
+#endif
 };
 
 static char *

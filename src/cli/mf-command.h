@@ -21,3 +21,5 @@ int mf_cmd_jobs (int argc, char **argv);
 int mf_cmd_cancel (int argc, char **argv);
 int mf_cmd_watch (int argc, char **argv);
 int mf_cmd_serve (int argc, char **argv);
+/* Only where libvirt is (MF_HAVE_LIBVIRT). */
+int mf_cmd_domain (int argc, char **argv);

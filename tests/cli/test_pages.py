@@ -10,9 +10,15 @@ from mfcli.host import MEMFERRY, MEMFERRYD, SCRIPTED, TOP, Host, run
 DOCS = TOP / "docs"
 
 
-def commands():
-    text = run([MEMFERRY, "--help"]).stdout
+def commands(*group):
+    """The words that may follow `memferry`, or `memferry GROUP`."""
+    text = run([MEMFERRY, *group, "--help"]).stdout
     return re.findall(r"^  ([a-z]+) +[A-Z]", text.split("Commands:")[1].split("\n\n")[0], re.MULTILINE)
+
+
+def groups():
+    """Commands that consist of commands."""
+    return [command for command in commands() if "Commands:" in run([MEMFERRY, command, "--help"]).stdout]
 
 
 def help_options(words):
@@ -39,6 +45,9 @@ def page_options(page):
 def test_every_option_is_in_its_page_and_the_other_way_round():
     for command in commands():
         equal(page_options(f"memferry-{command}.1"), help_options([MEMFERRY, command]), command)
+    for group in groups():
+        for command in commands(group):
+            equal(page_options(f"memferry-{group}-{command}.1"), help_options([MEMFERRY, group, command]), f"{group} {command}")
     equal(page_options("memferry.1"), help_options([MEMFERRY]), "memferry")
     equal(page_options("memferryd.8"), help_options([MEMFERRYD]), "memferryd")
 
@@ -49,6 +58,10 @@ def test_every_command_is_in_the_overview():
     true(len(found) > 8, found)
     for command in found:
         contains(text, f"\n*{command}*\n", f"*memferry-{command}*(1)")
+    for group in groups():
+        text = (DOCS / f"memferry-{group}.1.scd").read_text()
+        for command in commands(group):
+            contains(text, f"\n*{command}*\n", f"*memferry-{group}-{command}*(1)")
 
 
 def test_every_page_is_installed():
@@ -104,6 +117,11 @@ def test_completion():
         for command in commands():
             equal(complete(["memferry", command, "--"], nowhere),
                   sorted(o for o in help_options([MEMFERRY, command]) if o.startswith("--")))
+        for group in groups():
+            equal(complete(["memferry", group, ""], nowhere), sorted(commands(group)))
+            for command in commands(group):
+                equal(complete(["memferry", group, command, "--"], nowhere),
+                      sorted(o for o in help_options([MEMFERRY, group, command]) if o.startswith("--")))
         equal(complete(["memferry", "migrate", "--mode", "p"], nowhere), ["postcopy", "precopy"])
         equal(complete(["memferry", "migrate", "--mode", "=", "a"], nowhere), ["auto"])
         equal(complete(["memferry", "migrate", "v"], here), ["vm1", "vm2"])

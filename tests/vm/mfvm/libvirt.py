@@ -21,12 +21,13 @@ from .qemu import _die_with_parent
 # Where libvirt and memferry keep things, beside /run and /dev/shm.
 _OWN_FOLDERS = (
     "/etc/libvirt",
-    "/etc/memferry",
     "/var/cache/libvirt",
     "/var/lib/libvirt",
     "/var/log/libvirt",
 )
 IMAGES = "/var/lib/libvirt/images"
+# Where memferry's command and preload library are on a host: QEMU's user has to reach them, wherever they were built.
+_INSTALLED = "/run/installed"
 
 _LIBVIRTD_CONF = """
 listen_tls = 0
@@ -75,7 +76,7 @@ class Host:
     libvirtd   its process; None before start()
     """
 
-    def __init__(self, work, name, network, conf, libvirtd_path=None):
+    def __init__(self, work, name, network, conf):
         self.name = name
         self.uri = f"qemu+tcp://{name}/system"
         self.prefix = []
@@ -86,7 +87,8 @@ class Host:
         self._network = network
         self._conf = conf
         self._own = work.file(f"host-{name}")
-        self._path = libvirtd_path or os.environ.get("PATH", os.defpath)
+        # Hooks find the command by libvirtd's.
+        self._path = os.pathsep.join((f"{_INSTALLED}/cli", os.environ.get("PATH", os.defpath)))
 
     def __enter__(self):
         self._make_folders()
@@ -102,6 +104,7 @@ class Host:
             raise RuntimeError(f"the namespaces of host {self.name} could not be made")
         pid = str(self._holder.pid)
         self.prefix = ["nsenter", "-t", pid, "--net", "--mount", "--uts", "--"]
+        self._install()
         return self
 
     def __exit__(self, *_):
@@ -123,6 +126,14 @@ class Host:
         self._write("/etc/libvirt/libvirtd.conf", f'{_LIBVIRTD_CONF}host_uuid = "{uuid}"\n')
         self._write("/etc/libvirt/qemu.conf", QEMU_CONF[self._conf])
         os.makedirs(self._own + IMAGES, mode=0o711)
+
+    def _install(self):
+        """As in the build folder: the command looks for the library there."""
+        for folder, file in (("cli", "memferry"), ("preload", "libmemferry-preload.so")):
+            os.makedirs(self.outside(f"{_INSTALLED}/{folder}"))
+            built = os.path.join(service.BUILD, "src", folder, file)
+            if os.path.exists(built):
+                shutil.copy(built, self.outside(f"{_INSTALLED}/{folder}"))
 
     def _write(self, path, text):
         with open(self._own + path, "w", encoding="ascii") as file:
@@ -209,6 +220,24 @@ class Host:
             raise RuntimeError(f"virsh {' '.join(words)} on host {self.name}: {done.stderr.strip()}")
         return done.stdout.strip()
 
+    def try_memferry(self, *words, seconds=120):
+        """Runs `memferry WORD...` and returns what subprocess.run() does."""
+        return subprocess.run(
+            [*self.prefix, f"{_INSTALLED}/cli/memferry", *words],
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+
+    def memferry(self, *words, seconds=120):
+        """Runs it and returns what it prints; RuntimeError with its own line when it fails."""
+        done = self.try_memferry(*words, seconds=seconds)
+        if done.returncode != 0:
+            raise RuntimeError(f"{done.stderr.strip()} (host {self.name})")
+        return done.stdout
+
     # Domains.
 
     def define(self, xml):
@@ -265,14 +294,13 @@ class Hosts:
 
     work      the Workspace
     conf      of QEMU: "plain" or "confined"
-    path      PATH of libvirtd, and so of its hooks
     network   the HostPair
     host      the Host of each name
     """
 
-    def __init__(self, work, conf="plain", path=None):
+    def __init__(self, work, conf="plain"):
         self.network = netns.HostPair()
-        self.host = {name: Host(work, name, self.network, conf, path) for name in ("a", "b")}
+        self.host = {name: Host(work, name, self.network, conf) for name in ("a", "b")}
         self._work = work
         self._stack = contextlib.ExitStack()
 

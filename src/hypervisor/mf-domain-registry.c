@@ -1,0 +1,185 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "hypervisor/mf-domain-registry.h"
+
+#include <libvirt/libvirt.h>
+#include <libvirt/virterror.h>
+#include <libxml/uri.h>
+#include <string.h>
+
+#define DEFAULT_URI "qemu:///system"
+
+struct _mf_domain_registry {
+  virConnectPtr connection;
+};
+
+/* --- Errors --- */
+
+static void
+be_quiet (void *user_data, virErrorPtr error)
+{
+  /* By itself libvirt prints every error. */
+}
+
+static MfError
+code_of (int code)
+{
+  switch (code) {
+  case VIR_ERR_NO_DOMAIN:
+    return MF_ERROR_NOT_FOUND;
+  case VIR_ERR_AUTH_FAILED:
+  case VIR_ERR_AUTH_CANCELLED:
+  case VIR_ERR_AUTH_UNAVAILABLE:
+  case VIR_ERR_OPERATION_DENIED:
+  case VIR_ERR_ACCESS_DENIED:
+    return MF_ERROR_PERMISSION;
+  case VIR_ERR_NO_CONNECT:
+  case VIR_ERR_SYSTEM_ERROR:
+  case VIR_ERR_RPC:
+    return MF_ERROR_CONNECTION;
+  case VIR_ERR_NO_SUPPORT:
+  case VIR_ERR_CONFIG_UNSUPPORTED:
+    return MF_ERROR_NOT_SUPPORTED;
+  default:
+    return MF_ERROR_FAILED;
+  }
+}
+
+/* The last error of this thread. Returns FALSE. */
+static gboolean
+take_error (GError **error, const char *what)
+{
+  virErrorPtr wrong = virGetLastError ();
+
+  g_set_error (error, MF_ERROR, code_of (wrong ? wrong->code : VIR_ERR_INTERNAL_ERROR), "%s: %s", what,
+               wrong && wrong->message ? wrong->message : "libvirt gives no reason");
+  virResetLastError ();
+  return FALSE;
+}
+
+/* --- Connection --- */
+
+mf_domain_registry *
+mf_domain_registry_open (const char *uri, GError **error)
+{
+  g_autoptr (mf_domain_registry) registry = g_new0 (mf_domain_registry, 1);
+
+  virSetErrorFunc (NULL, be_quiet);
+  registry->connection = virConnectOpenAuth (uri ? uri : DEFAULT_URI, virConnectAuthPtrDefault, 0);
+  if (!registry->connection) {
+    take_error (error, uri ? uri : DEFAULT_URI);
+    return NULL;
+  }
+  if (g_strcmp0 (virConnectGetType (registry->connection), "QEMU") != 0) {
+    g_set_error (error, MF_ERROR, MF_ERROR_NOT_SUPPORTED, "%s: its domains are not those of QEMU", uri);
+    return NULL;
+  }
+  return g_steal_pointer (&registry);
+}
+
+void
+mf_domain_registry_free (mf_domain_registry *registry)
+{
+  if (registry->connection)
+    virConnectClose (registry->connection);
+  g_free (registry);
+}
+
+gboolean
+mf_domain_registry_is_local (const mf_domain_registry *registry)
+{
+  char *text = virConnectGetURI (registry->connection);
+  xmlURI *uri = text ? xmlParseURI (text) : NULL;
+  const gboolean local = uri && (!uri->server || !*uri->server);
+
+  if (uri)
+    xmlFreeURI (uri);
+  free (text);
+  return local;
+}
+
+/* --- Domains --- */
+
+void
+mf_domain_entry_free (mf_domain_entry *entry)
+{
+  g_free (entry->name);
+  free (entry->definition);
+  free (entry->live);
+  g_free (entry);
+}
+
+/* NULL: libvirt's error says why. */
+static mf_domain_entry *
+read_domain (virDomainPtr domain, unsigned int flags)
+{
+  g_autoptr (mf_domain_entry) entry = g_new0 (mf_domain_entry, 1);
+  const int active = virDomainIsActive (domain), persistent = virDomainIsPersistent (domain);
+
+  entry->name = g_strdup (virDomainGetName (domain));
+  if (active < 0 || persistent < 0)
+    return NULL;
+  if (persistent && !(entry->definition = virDomainGetXMLDesc (domain, flags | VIR_DOMAIN_XML_INACTIVE)))
+    return NULL;
+  if (active && !(entry->live = virDomainGetXMLDesc (domain, flags)))
+    return NULL;
+  return g_steal_pointer (&entry);
+}
+
+static int
+by_name (gconstpointer a, gconstpointer b)
+{
+  return strcmp ((*(mf_domain_entry *const *) a)->name, (*(mf_domain_entry *const *) b)->name);
+}
+
+GPtrArray *
+mf_domain_registry_list (mf_domain_registry *registry, GError **error)
+{
+  g_autoptr (GPtrArray) entries = g_ptr_array_new_with_free_func ((GDestroyNotify) mf_domain_entry_free);
+  virDomainPtr *domains = NULL;
+  const int count = virConnectListAllDomains (registry->connection, &domains, 0);
+
+  if (count < 0) {
+    take_error (error, "listing the domains");
+    return NULL;
+  }
+  for (int i = 0; i < count; i++) {
+    mf_domain_entry *entry = read_domain (domains[i], 0);
+
+    if (entry)
+      g_ptr_array_add (entries, entry);
+    virDomainFree (domains[i]);
+  }
+  free (domains);
+  g_ptr_array_sort (entries, by_name);
+  return g_steal_pointer (&entries);
+}
+
+mf_domain_entry *
+mf_domain_registry_find (mf_domain_registry *registry, const char *name, GError **error)
+{
+  virDomainPtr domain = g_uuid_string_is_valid (name) ? virDomainLookupByUUIDString (registry->connection, name) : NULL;
+  mf_domain_entry *entry;
+
+  if (!domain)
+    domain = virDomainLookupByName (registry->connection, name);
+  if (!domain) {
+    take_error (error, name);
+    return NULL;
+  }
+  entry = read_domain (domain, VIR_DOMAIN_XML_SECURE);
+  if (!entry)
+    take_error (error, name);
+  virDomainFree (domain);
+  return entry;
+}
+
+gboolean
+mf_domain_registry_define (mf_domain_registry *registry, const char *xml, GError **error)
+{
+  virDomainPtr domain = virDomainDefineXMLFlags (registry->connection, xml, 0);
+
+  if (!domain)
+    return take_error (error, "libvirt does not take the new definition");
+  virDomainFree (domain);
+  return TRUE;
+}
