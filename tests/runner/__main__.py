@@ -22,6 +22,7 @@ def arguments():
     parser.add_argument("top", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--builds", default="normal,asan,tsan", metavar="LIST", help="normal,asan,tsan when left out")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), metavar="N", help="as many at once")
+    parser.add_argument("--matrix", action="store_true", help="also what needs the network, for other Debian systems")
     parser.add_argument("--no-install", action="store_true", help="install no packages")
     parser.add_argument("--list", action="store_true", help="name what there is to run, build what that takes")
     parser.add_argument("patterns", nargs="*", metavar="PATTERN", help="shell patterns: 'normal/*', 'cli'")
@@ -88,7 +89,8 @@ def wanted(name, patterns):
 def wanted_folders(args):
     """Pairs of a tests/NAME/run and the build that it is to look at."""
     for run in suites.folders(args.top):
-        if "manual" in suites.header_of(run) and not args.patterns:
+        words = suites.header_of(run)
+        if not args.patterns and ("manual" in words or ("matrix" in words and not args.matrix)):
             continue
         names = suites.builds_of(run)
         for name in names:

@@ -8,6 +8,7 @@ A tests/NAME/run prints TAP. Lines "# suite: WORD[=VALUE]" near its top say how 
     # suite: packages=spin,gcc  Debian packages that it needs besides those of tests/run
     # suite: build=normal,asan  runs once for each of these builds (default normal)
     # suite: manual             only run when it is named
+    # suite: matrix             only run with --matrix, or when it is named: it needs the network, for other Debian systems
 
 It runs in the source folder with MEMFERRY_BUILD (the build's folder), MEMFERRY_LOGS (a folder for logs that are kept) and
 TMPDIR (an own folder, removed afterwards).
