@@ -40,7 +40,13 @@ check_no_migration (mf_qemu *qemu, GCancellable *cancellable, GError **error)
 
   if (answer == NULL)
     return FALSE;
-  if (!qemu->is_source && address != NULL)
+  if (!qemu->is_source && address != NULL && qemu->state_path != NULL) {
+    if (g_strcmp0 (mf_json_string (address, "path"), qemu->state_path) != 0)
+      return refuse (error, MF_ERROR_PROGRAM,
+                     "QEMU listens for its migration at %s, not at %s: give libvirt the migration URI unix:%s",
+                     mf_json_string (address, "path") != NULL ? mf_json_string (address, "path") : "another address",
+                     qemu->state_path, qemu->state_path);
+  } else if (!qemu->is_source && address != NULL)
     return refuse (error, MF_ERROR_PROGRAM,
                    "QEMU listens for a migration of its own already (%s): start the destination with -incoming defer",
                    mf_json_string (address, "path") != NULL ? mf_json_string (address, "path") : "-incoming");
@@ -146,9 +152,12 @@ mf_qemu_check (mf_program *program, gboolean is_source, mf_program_info *info, G
       !mf_qemu_check_disks (qemu, &info->drains_for_scans, cancellable, error))
     return FALSE;
 
-  mf_qemu_has_capability (qemu, "switchover-ack", &acknowledges);
-  info->switchover_ack = acknowledges;
-  g_string_append_printf (signature, "capability switchover-ack=%s\n", acknowledges ? "on" : "off");
+  /* libvirt turns it on, on both sides or none, when its migration begins. */
+  if (qemu->state_path == NULL) {
+    mf_qemu_has_capability (qemu, "switchover-ack", &acknowledges);
+    info->switchover_ack = acknowledges;
+    g_string_append_printf (signature, "capability switchover-ack=%s\n", acknowledges ? "on" : "off");
+  }
   info->description = describe (qemu, cancellable);
   info->signature = g_strndup (signature->str, signature->len);
   return TRUE;

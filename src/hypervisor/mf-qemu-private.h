@@ -16,6 +16,8 @@ typedef struct {
   MfRegion **regions;
   guint n_regions;
 
+  char *state_path; /* libvirt drives it: where its device state goes in or out; NULL: memferry does */
+
   mf_qmp *qmp; /* NULL before it is needed */
   gboolean is_source;
   gboolean was_checked; /* this object, and no former service, knows what the guest was like before */
@@ -44,6 +46,13 @@ mf_qemu_of (mf_program *program)
   return (mf_qemu *) program;
 }
 
+/* --- mf-qemu.c --- */
+void mf_qemu_init (mf_qemu *qemu, const mf_program_ops *ops, const char *qmp_path, MfRegion *const *regions,
+                   guint n_regions);
+/* Frees what it has, not itself. */
+void mf_qemu_clear (mf_qemu *qemu);
+/* Takes settings back and lets the monitor go. */
+void mf_qemu_clean_up (mf_program *program);
 /* Connects if that wasn't done yet. */
 gboolean mf_qemu_connect (mf_qemu *qemu, gint64 timeout_usec, GCancellable *cancellable, GError **error);
 /* "running", "paused", ...; (transfer full) */
@@ -92,6 +101,9 @@ typedef enum {
 } mf_qemu_leftover;
 gboolean mf_qemu_find_leftover (mf_qemu *qemu, mf_qemu_leftover *leftover, GError **error);
 void mf_qemu_restore_settings (mf_qemu *qemu);
+/* Sets one capability, and remembers to take it back. */
+gboolean mf_qemu_set_capability (mf_qemu *qemu, const char *name, gboolean on, GCancellable *cancellable,
+                                 GError **error);
 
 /* --- mf-qemu-source.c --- */
 gboolean mf_qemu_pause (mf_program *program, gint64 limit_usec, GCancellable *cancellable, GError **error);
@@ -101,8 +113,15 @@ gboolean mf_qemu_stop_and_send (mf_program *program, int state_fd, int reader_fd
 gboolean mf_qemu_release (mf_program *program, GCancellable *cancellable, GError **error);
 gboolean mf_qemu_await_sent (mf_program *program, GCancellable *cancellable, GError **error);
 gboolean mf_qemu_roll_back (mf_program *program, GError **error);
+/* A step of each: what is under way is asked to end, and then the guest to run. Both wait until it does so. */
+gboolean mf_qemu_cancel_migration (mf_qemu *qemu, gint64 deadline_usec, GError **error);
+gboolean mf_qemu_make_run (mf_qemu *qemu, gint64 deadline_usec, GError **error);
+/* Waits until the guest stands, its I/O drained, and QEMU waits for its switchover. */
+gboolean mf_qemu_await_standing (mf_qemu *qemu, gint64 deadline_usec, gint64 *stopped_usec, GCancellable *cancellable,
+                                 GError **error);
 
 /* --- mf-qemu-target.c --- */
 int mf_qemu_receive (mf_program *program, GCancellable *cancellable, GError **error);
+gboolean mf_qemu_loading_failed (mf_qemu *qemu, GError **error);
 gboolean mf_qemu_await_running (mf_program *program, gint64 *running_usec, GCancellable *cancellable, GError **error);
 gboolean mf_qemu_roll_back_target (mf_qemu *qemu, GError **error);

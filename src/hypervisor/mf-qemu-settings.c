@@ -187,6 +187,18 @@ mf_qemu_prepare (mf_program *program, gboolean is_source, GCancellable *cancella
 }
 
 gboolean
+mf_qemu_set_capability (mf_qemu *qemu, const char *name, gboolean on, GCancellable *cancellable, GError **error)
+{
+  g_autoptr (GHashTable) settings = g_hash_table_new (g_str_hash, g_str_equal);
+  gboolean was_on = FALSE;
+
+  if (mf_qemu_has_capability (qemu, name, &was_on) && was_on != on)
+    g_hash_table_insert (qemu->changed, g_strdup (name), GINT_TO_POINTER (was_on));
+  g_hash_table_insert (settings, (gpointer) name, GINT_TO_POINTER (on));
+  return set_capabilities (qemu, settings, MF_QEMU_COMMAND_USEC, cancellable, error);
+}
+
+gboolean
 mf_qemu_find_leftover (mf_qemu *qemu, mf_qemu_leftover *leftover, GError **error)
 {
   g_autoptr (JsonNode) parameters = read_parameters (qemu, NULL, error);

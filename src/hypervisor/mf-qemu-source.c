@@ -135,14 +135,14 @@ begin_migration (mf_qemu *qemu, int state_fd, int reader_fd, GCancellable *cance
                     cancellable, error);
 }
 
-static gboolean
-await_standing (mf_qemu *qemu, gint64 *stopped_usec, GCancellable *cancellable, GError **error)
+gboolean
+mf_qemu_await_standing (mf_qemu *qemu, gint64 deadline_usec, gint64 *stopped_usec, GCancellable *cancellable,
+                        GError **error)
 {
   static const char *const statuses[] = { "pre-switchover", "failed", "cancelled", "completed", NULL };
   g_autoptr (GError) failure = NULL;
   g_autoptr (mf_qmp_event) stop = NULL;
-  g_autoptr (mf_qmp_event) event =
-      mf_qemu_await (qemu, statuses, FALSE, mf_deadline_after (STOP_LIMIT_USEC), cancellable, &failure);
+  g_autoptr (mf_qmp_event) event = mf_qemu_await (qemu, statuses, FALSE, deadline_usec, cancellable, &failure);
   const char *status;
 
   if (event == NULL) {
@@ -171,7 +171,7 @@ mf_qemu_stop_and_send (mf_program *program, int state_fd, int reader_fd, gint64 
 
   /* QEMU has its own by now. */
   close (state_fd);
-  return ok && await_standing (qemu, stopped_usec, cancellable, error);
+  return ok && mf_qemu_await_standing (qemu, mf_deadline_after (STOP_LIMIT_USEC), stopped_usec, cancellable, error);
 }
 
 gboolean
@@ -209,8 +209,8 @@ mf_qemu_await_sent (mf_program *program, GCancellable *cancellable, GError **err
 
 /* --- going back --- */
 
-static gboolean
-cancel_migration (mf_qemu *qemu, gint64 deadline_usec, GError **error)
+gboolean
+mf_qemu_cancel_migration (mf_qemu *qemu, gint64 deadline_usec, GError **error)
 {
   static const char *const nothing[] = { NULL };
   gboolean is_asked = FALSE;
@@ -235,8 +235,8 @@ cancel_migration (mf_qemu *qemu, gint64 deadline_usec, GError **error)
 }
 
 /* QEMU lets the guest run again by itself after a cancelled migration, a little later; until then it refuses `cont`. */
-static gboolean
-make_run (mf_qemu *qemu, gint64 deadline_usec, GError **error)
+gboolean
+mf_qemu_make_run (mf_qemu *qemu, gint64 deadline_usec, GError **error)
 {
   static const char *const nothing[] = { NULL };
 
@@ -290,7 +290,8 @@ mf_qemu_roll_back (mf_program *program, GError **error)
     return FALSE;
   if (!is_begun)
     return TRUE;
-  if (cancel_migration (qemu, deadline_usec, &failure) && (!must_run || make_run (qemu, deadline_usec, &failure))) {
+  if (mf_qemu_cancel_migration (qemu, deadline_usec, &failure) &&
+      (!must_run || mf_qemu_make_run (qemu, deadline_usec, &failure))) {
     qemu->begun = qemu->paused = FALSE;
     return TRUE;
   }

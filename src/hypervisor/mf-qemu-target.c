@@ -58,8 +58,8 @@ mf_qemu_receive (mf_program *program, GCancellable *cancellable, GError **error)
   return -1;
 }
 
-static gboolean
-loading_failed (mf_qemu *qemu, GError **error)
+gboolean
+mf_qemu_loading_failed (mf_qemu *qemu, GError **error)
 {
   g_autofree char *reason = NULL;
   g_autofree char *status = mf_qemu_migration_status (qemu, &reason, NULL);
@@ -86,7 +86,7 @@ await_loaded (mf_qemu *qemu, gint64 *running_usec, GCancellable *cancellable, GE
     return FALSE;
   }
   if (g_strcmp0 (mf_json_string (event->data, "status"), "failed") == 0)
-    return loading_failed (qemu, error);
+    return mf_qemu_loading_failed (qemu, error);
   *running_usec = event->when_usec;
   return TRUE;
 }

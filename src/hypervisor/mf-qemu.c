@@ -88,8 +88,8 @@ mf_qemu_give_fd (mf_qemu *qemu, const char *name, int fd, GCancellable *cancella
   return answer != NULL;
 }
 
-static void
-clean_up (mf_program *program)
+void
+mf_qemu_clean_up (mf_program *program)
 {
   mf_qemu *qemu = mf_qemu_of (program);
 
@@ -109,11 +109,9 @@ clean_up (mf_program *program)
   g_clear_pointer (&qemu->qmp, mf_qmp_free_when_answered);
 }
 
-static void
-free_program (mf_program *program)
+void
+mf_qemu_clear (mf_qemu *qemu)
 {
-  mf_qemu *qemu = mf_qemu_of (program);
-
   mf_qmp_free_when_answered (qemu->qmp);
   if (qemu->incoming_fd >= 0)
     close (qemu->incoming_fd);
@@ -123,7 +121,14 @@ free_program (mf_program *program)
     g_object_unref (qemu->regions[i]);
   g_free (qemu->regions);
   g_free (qemu->qmp_path);
-  g_free (qemu);
+  g_free (qemu->state_path);
+}
+
+static void
+free_program (mf_program *program)
+{
+  mf_qemu_clear (mf_qemu_of (program));
+  g_free (program);
 }
 
 static const mf_program_ops ops = {
@@ -137,16 +142,15 @@ static const mf_program_ops ops = {
   .roll_back = mf_qemu_roll_back,
   .receive = mf_qemu_receive,
   .await_running = mf_qemu_await_running,
-  .clean_up = clean_up,
+  .clean_up = mf_qemu_clean_up,
   .free = free_program,
 };
 
-mf_program *
-mf_qemu_new (const char *qmp_path, MfRegion *const *regions, guint n_regions)
+void
+mf_qemu_init (mf_qemu *qemu, const mf_program_ops *program_ops, const char *qmp_path, MfRegion *const *regions,
+              guint n_regions)
 {
-  mf_qemu *qemu = g_new0 (mf_qemu, 1);
-
-  qemu->base.ops = &ops;
+  qemu->base.ops = program_ops;
   qemu->qmp_path = g_strdup (qmp_path);
   qemu->regions = g_new0 (MfRegion *, n_regions);
   qemu->n_regions = n_regions;
@@ -156,5 +160,13 @@ mf_qemu_new (const char *qmp_path, MfRegion *const *regions, guint n_regions)
   qemu->changed = g_hash_table_new_full (g_str_hash, g_str_equal, g_free, NULL);
   qemu->old_max_bandwidth = qemu->old_downtime_limit = -1;
   qemu->incoming_fd = -1;
+}
+
+mf_program *
+mf_qemu_new (const char *qmp_path, MfRegion *const *regions, guint n_regions)
+{
+  mf_qemu *qemu = g_new0 (mf_qemu, 1);
+
+  mf_qemu_init (qemu, &ops, qmp_path, regions, n_regions);
   return &qemu->base;
 }

@@ -19,7 +19,10 @@ GCancellable *mf_host_stopping (MfHost *host);
 
 MfRegion *mf_host_find_region (MfHost *host, const char *name, GError **error);
 MfUserfault *mf_host_find_attachment (MfHost *host, MfRegion *region, GError **error);
-mf_program *mf_host_new_program (MfHost *host, MfRegion *const *regions, guint n_regions, const char *control,
+MfRegion *mf_host_make_region (MfHost *host, const char *name, guint64 size_bytes, gboolean *is_new, GError **error);
+void mf_host_drop_region (MfHost *host, const char *name);
+/* The record's. */
+mf_program *mf_host_new_program (MfHost *host, MfRegion *const *regions, guint n_regions, const mf_record *record,
                                  GError **error);
 /* Tells the service of a migration that it did not begin. */
 void mf_host_announce (MfHost *host, MfMigration *migration);

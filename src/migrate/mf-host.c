@@ -62,9 +62,23 @@ mf_host_find_attachment (MfHost *host, MfRegion *region, GError **error)
 }
 
 mf_program *
-mf_host_new_program (MfHost *host, MfRegion *const *regions, guint n_regions, const char *control, GError **error)
+mf_host_new_program (MfHost *host, MfRegion *const *regions, guint n_regions, const mf_record *record, GError **error)
 {
-  return host->callbacks.new_program (regions, n_regions, control, error, host->user_data);
+  const mf_program_choice choice = { .kind = record->program, .control = record->control, .state = record->state };
+
+  return host->callbacks.new_program (regions, n_regions, &choice, error, host->user_data);
+}
+
+MfRegion *
+mf_host_make_region (MfHost *host, const char *name, guint64 size_bytes, gboolean *is_new, GError **error)
+{
+  return host->callbacks.make_region (name, size_bytes, is_new, error, host->user_data);
+}
+
+void
+mf_host_drop_region (MfHost *host, const char *name)
+{
+  host->callbacks.drop_region (name, host->user_data);
 }
 
 typedef struct {
@@ -219,6 +233,8 @@ keep_copy (MfHost *host, const mf_record *record)
   mf_record *copy =
       mf_record_new (record->session, (const char *const *) record->regions, record->peer, record->control);
 
+  copy->program = g_strdup (record->program);
+  copy->state = g_strdup (record->state);
   copy->phase = record->phase;
   copy->running = record->running;
   copy->bandwidth = record->bandwidth;
@@ -553,8 +569,8 @@ mf_host_free (MfHost *host)
 }
 
 MfMigration *
-mf_host_migrate (MfHost *host, const char *const *regions, const char *peer, const char *control,
-                 const char *peer_control, const mf_migrate_options *options, GError **error)
+mf_host_migrate (MfHost *host, const char *const *regions, const char *peer, const mf_program_choice *program,
+                 const mf_program_choice *peer_program, const mf_migrate_options *options, GError **error)
 {
   g_autoptr (mf_peer_address) address = mf_peer_address_parse (peer, error);
   mf_migrate_options filled = *options;
@@ -581,7 +597,7 @@ mf_host_migrate (MfHost *host, const char *const *regions, const char *peer, con
 
   migration = mf_migration_new (host->context, regions, peer, filled.mode, TRUE);
   g_mutex_lock (&host->lock);
-  g_ptr_array_add (host->sources, mf_source_start (host, migration, regions, peer, control, peer_control, &filled));
+  g_ptr_array_add (host->sources, mf_source_start (host, migration, regions, peer, program, peer_program, &filled));
   g_mutex_unlock (&host->lock);
   return migration;
 }

@@ -18,9 +18,14 @@ typedef struct {
   MfRegion *(*find_region) (const char *name, GError **error, gpointer user_data);
   /* The attachment through which a program has the region mapped; NULL: none (MF_ERROR_NOT_FOUND says how to get one). (transfer full) */
   MfUserfault *(*find_attachment) (MfRegion *region, GError **error, gpointer user_data);
-  /* The program that has these regions as its memory; `control` is what the user named for it (a QMP socket), or NULL: what was registered. */
-  mf_program *(*new_program) (MfRegion *const *regions, guint n_regions, const char *control, GError **error,
-                              gpointer user_data);
+  /* The program that has these regions as its memory. */
+  mf_program *(*new_program) (MfRegion *const *regions, guint n_regions, const mf_program_choice *choice,
+                              GError **error, gpointer user_data);
+  /* A region for a program that is going to come: the one that is there if it has that size; made otherwise, in the place of one that nobody has
+   * mapped and that is away. (transfer full) */
+  MfRegion *(*make_region) (const char *name, guint64 size_bytes, gboolean *is_new, GError **error, gpointer user_data);
+  /* One that was made for a program that did not come: removed unless somebody has it mapped. */
+  void (*drop_region) (const char *name, gpointer user_data);
   /* A migration to here begins, or one that a former service had begun goes on. In the main context. (transfer none) */
   void (*appeared) (MfMigration *migration, gpointer user_data);
 } mf_host_callbacks;
@@ -36,9 +41,11 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC (MfHost, mf_host_free)
 /* A stream came in: the mf_link_accept of the service's listener (user_data is the MfHost). */
 gboolean mf_host_accept (int fd, const mf_preface *preface, gpointer host, GError **error);
 
-/* Moves `regions` to the host at `peer` (text of a PEER). `control`: see new_program. Checks names and options at once; the rest is the migration's. (transfer full) */
-MfMigration *mf_host_migrate (MfHost *host, const char *const *regions, const char *peer, const char *control,
-                              const char *peer_control, const mf_migrate_options *options, GError **error);
+/* Moves `regions` to the host at `peer` (text of a PEER). `program` is the one here, `peer_program` the one there (its kind is that of the one here). Checks names and options
+ * at once; the rest is the migration's. (transfer full) */
+MfMigration *mf_host_migrate (MfHost *host, const char *const *regions, const char *peer,
+                              const mf_program_choice *program, const mf_program_choice *peer_program,
+                              const mf_migrate_options *options, GError **error);
 
 /* To be called once after all regions that are there have been made, before the hand-over socket listens: goes on with migrations
  * that a former service had begun and that are past their switchover, and cleans up after those that were not. */

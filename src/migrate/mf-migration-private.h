@@ -20,6 +20,7 @@ void mf_migration_set_sampler (MfMigration *migration, mf_migration_sampler samp
 
 void mf_migration_set_stage (MfMigration *migration, const char *stage);
 void mf_migration_set_round (MfMigration *migration, guint round);
+void mf_migration_set_ready (MfMigration *migration, gboolean ready);
 void mf_migration_set_state (MfMigration *migration, mf_migration_state state);
 void mf_migration_set_prediction (MfMigration *migration, guint64 downtime_usec, guint64 dirty_rate);
 void mf_migration_set_downtime (MfMigration *migration, guint64 downtime_usec);

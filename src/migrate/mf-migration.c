@@ -306,6 +306,15 @@ mf_migration_set_round (MfMigration *self, guint round)
 }
 
 void
+mf_migration_set_ready (MfMigration *self, gboolean ready)
+{
+  g_mutex_lock (&self->lock);
+  self->status.ready = ready;
+  wake (self);
+  g_mutex_unlock (&self->lock);
+}
+
+void
 mf_migration_set_state (MfMigration *self, mf_migration_state state)
 {
   g_mutex_lock (&self->lock);

@@ -19,6 +19,7 @@ typedef struct {
   guint64 bandwidth;         /* bytes a second for bulk data, 0: no limit */
   guint64 max_pause_usec;    /* how long a pause for a scan may last (O_DIRECT disks); 0: the default */
   guint max_pauses;          /* how many of them, 0: the default */
+  guint64 max_ready_usec;    /* how long it waits, ready, for who drives the program; 0: as long as it takes */
   gboolean live_scans;       /* the user knows that no O_DIRECT read is in flight for long: don't pause for scans */
 } mf_migrate_options;
 
@@ -40,6 +41,7 @@ typedef struct {
   gboolean is_source;
   const char *stage; /* the stage table's name: "connect" ... "done" */
   guint round;       /* pre-copy round, from 1; 0 before */
+  gboolean ready;    /* waits for who drives the program to tell it to migrate, and goes on carrying what it writes */
   guint64 total;     /* the regions' size */
   guint64 bytes;     /* carried so far */
   guint64 remaining; /* known to be still to carry */

@@ -6,12 +6,24 @@
  * A migration runs in a thread of its own and calls these one after the other; each blocks until it is done, the cancellable is
  * cancelled or its time is over. Only the vtable is here; src/hypervisor implements it. `clean_up` is called exactly once, last, whatever happened before, and
  * leaves the program as if nothing had been asked, but for where it runs.
+ *
+ * A program whose migration somebody else drives (libvirt) begins to send when it is told to by him: open_sender and await_sender are how the
+ * source waits for that. Its other end is started by him too, so on the target the program comes later than the memory. All this is the case
+ * where `open_sender` is not NULL.
  */
 #include "region/mf-region.h"
 
 G_BEGIN_DECLS
 
 typedef struct _mf_program mf_program;
+
+/* Which program it is, as its user names it. Each may be NULL. */
+typedef struct {
+  const char *kind;    /* NULL: a QEMU that memferry drives by itself; "libvirt": one whose migration libvirt drives */
+  const char *control; /* its control socket (QMP); NULL: what was registered with its region */
+  const char
+      *state; /* libvirt: the socket at which its device state goes out (source), or where it listens for it (target) */
+} mf_program_choice;
 
 /* What is known of the program, filled by check. */
 typedef struct {
@@ -48,6 +60,21 @@ typedef struct {
    * it was released. */
   gboolean (*stop_and_send) (mf_program *program, int state_fd, int reader_fd, gint64 *stopped_usec,
                              GCancellable *cancellable, GError **error);
+  /* --- source, a program that somebody else drives (all of these or none) --- */
+  /* From here on the program may be told to migrate. */
+  gboolean (*open_sender) (mf_program *program, GCancellable *cancellable, GError **error);
+  /* Waits until it does: the socket to which it writes its device state (the caller's), or -1: MF_ERROR_TIMED_OUT when it has not by `deadline_usec`, and
+   * it may be called again; MF_ERROR_PROGRAM when it is being saved or moved to somewhere else. What `info` says of is_running and switchover_ack is
+   * renewed. stop_and_send is called afterwards, with `state_fd` -1. */
+  int (*await_sender) (mf_program *program, gint64 deadline_usec, mf_program_info *info, GCancellable *cancellable,
+                       GError **error);
+  /* Right before it is written down that the other side has the program: FALSE when who drives it has let it go on here meanwhile. `reader_fd` is
+   * what it is in stop_and_send, and is given to the program here instead. */
+  gboolean (*commit) (mf_program *program, int reader_fd, GError **error);
+  /* After that, in a thread of its own; until it returns nothing else is called. Waits until who drives the program lets it run here again, stops it at once, and returns
+   * FALSE with MF_ERROR_PROGRAM; or with MF_ERROR_NOT_FOUND when the program has ended, or MF_ERROR_CANCELLED. */
+  gboolean (*guard) (mf_program *program, GCancellable *cancellable, GError **error);
+
   /* Lets the rest of the device state out. After this returned TRUE the program here doesn't go on by itself. */
   gboolean (*release) (mf_program *program, GCancellable *cancellable, GError **error);
   /* The device state is out completely (after release); errors: it wasn't. */
@@ -61,6 +88,10 @@ typedef struct {
   /* Returns when the program has loaded the state and runs (or, if it was paused on the source, stands). `running_usec`: monotonic time of it. */
   gboolean (*await_running) (mf_program *program, gint64 *running_usec, GCancellable *cancellable, GError **error);
 
+  /* A program that somebody else drives: it must not run here any more. FALSE (MF_ERROR_BUSY) when it does already, or that can't be ruled out.
+   * await_running has returned. */
+  gboolean (*withdraw) (mf_program *program, GError **error);
+
   /* --- both sides --- */
   void (*clean_up) (mf_program *program);
   void (*free) (mf_program *program);
@@ -68,6 +99,7 @@ typedef struct {
 
 struct _mf_program {
   const mf_program_ops *ops;
+  gboolean stays_paused; /* target: it was paused on the source by its user, and stays so; set before receive */
 };
 
 G_END_DECLS

@@ -61,7 +61,9 @@ mf_record_free (mf_record *record)
 {
   g_strfreev (record->regions);
   g_free (record->peer);
+  g_free (record->program);
   g_free (record->control);
+  g_free (record->state);
   g_free (record);
 }
 
@@ -103,10 +105,14 @@ mf_record_write (mf_record *record, const char *dir, mf_record_phase phase, GErr
                               g_strv_length (record->regions));
   if (record->peer)
     g_key_file_set_string (file, GROUP, "peer", record->peer);
+  if (record->program)
+    g_key_file_set_string (file, GROUP, "program", record->program);
   if (record->control)
     g_key_file_set_string (file, GROUP, "control", record->control);
   if (record->bandwidth)
     g_key_file_set_uint64 (file, GROUP, "bandwidth", record->bandwidth);
+  if (record->state)
+    g_key_file_set_string (file, GROUP, "state", record->state);
   text = g_key_file_to_data (file, &length, NULL);
 
   if (!g_file_set_contents_full (path, text, (gssize) length,
@@ -169,6 +175,8 @@ record_load (const char *dir, const char *name, GError **error)
   peer = g_key_file_get_string (file, GROUP, "peer", NULL);
   control = g_key_file_get_string (file, GROUP, "control", NULL);
   record = mf_record_new (session, (const char *const *) regions, peer, control);
+  record->program = g_key_file_get_string (file, GROUP, "program", NULL);
+  record->state = g_key_file_get_string (file, GROUP, "state", NULL);
   record->running = g_key_file_get_boolean (file, GROUP, "running", NULL);
   record->bandwidth = g_key_file_get_uint64 (file, GROUP, "bandwidth", NULL);
   for (guint i = MF_PHASE_INCOMING; i <= MF_PHASE_COMPLETE; i++) {

@@ -28,8 +28,11 @@ typedef struct {
   gboolean running;  /* target: the program has been seen running after the switchover */
   char **regions;    /* names, NULL-terminated */
   char *peer;        /* source: the peer's address; target: who it said it is */
-  char *control;     /* the program's control socket, or NULL */
   guint64 bandwidth; /* target: bytes a second for bulk data that were asked for; 0: no limit */
+  /* The program: see mf_program_choice. Each may be NULL. */
+  char *program;
+  char *control;
+  char *state;
 } mf_record;
 
 mf_record *mf_record_new (const uint8_t session[MF_SESSION_BYTES], const char *const *regions, const char *peer,

@@ -122,18 +122,20 @@ settle (mf_source *source, GError **error)
 static gboolean
 start_relay (mf_source *source, int *program_end, int *reader_end, GError **error)
 {
-  int ends[2], stream = source->state_fd;
+  int ends[2] = { source->sender_fd, -1 }, stream = source->state_fd;
 
-  if (socketpair (AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0)
+  /* A program that has been told to migrate by somebody else has its own end already. */
+  if (!source->is_guided && socketpair (AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0)
     return mf_error_from_errno (error, errno, "making a socket for the device state");
-  source->state_fd = -1;
+  source->state_fd = source->sender_fd = -1;
   source->relay = mf_state_relay_new (ends[0], stream, MF_STATE_RELAY_FORWARD, error);
   if (source->relay == NULL) {
-    close (ends[1]);
+    if (ends[1] >= 0)
+      close (ends[1]);
     return FALSE;
   }
   *program_end = ends[1];
-  *reader_end = ends[0];
+  *reader_end = source->reader_fd = ends[0];
   return TRUE;
 }
 
@@ -141,11 +143,16 @@ start_relay (mf_source *source, int *program_end, int *reader_end, GError **erro
 static gboolean
 hand_over (mf_source *source, GError **error)
 {
+  if (source->is_guided && !source->program->ops->commit (source->program, source->reader_fd, error))
+    return FALSE;
   if (!mf_migration_commit (source->migration)) {
     g_set_error (error, MF_ERROR, MF_ERROR_CANCELLED, "cancelled");
     return FALSE;
   }
-  return mf_host_record (source->host, source->record, MF_PHASE_HANDED, error);
+  if (!mf_host_record (source->host, source->record, MF_PHASE_HANDED, error))
+    return FALSE;
+  mf_source_start_guard (source);
+  return TRUE;
 }
 
 /* The program did not start there. If the target says that it won't, it is ours again. */
@@ -185,7 +192,7 @@ await_running (mf_source *source, GError **error)
   g_variant_dict_init (&dict, NULL);
   g_variant_dict_insert (&dict, "until", "s", "running");
   answer = mf_peer_stage (source->peer, source->record->session, "post-copy", g_variant_dict_end (&dict), -1,
-                          mf_host_stopping (source->host), error);
+                          mf_source_handed_cancellable (source), error);
   if (answer == NULL)
     return FALSE;
   if (source->stopped_usec != 0)
@@ -230,11 +237,14 @@ mf_source_switchover (mf_source *source, GError **error)
   if (!hand_over (source, error))
     return FALSE;
 
-  if (source->program->ops->release (source->program, mf_host_stopping (source->host), &local_error) &&
+  if ((source->is_guided ||
+       source->program->ops->release (source->program, mf_host_stopping (source->host), &local_error)) &&
       await_running (source, &local_error)) {
     note_time (source, "running");
     return TRUE;
   }
+  if (mf_source_must_ask (source))
+    return TRUE; /* the next stage does */
   if (g_error_matches (local_error, MF_ERROR, MF_ERROR_CONNECTION) ||
       g_cancellable_is_cancelled (mf_host_stopping (source->host)))
     return TRUE; /* not known: the next stage asks again when the link is back */
@@ -276,6 +286,8 @@ reconnect (mf_source *source, GError **error)
     g_autoptr (GError) local_error = NULL;
     g_autoptr (GVariant) answer = NULL;
 
+    if (mf_source_must_ask (source))
+      return TRUE;
     source->peer = mf_peer_dial (mf_migration_get_peer (source->migration), DIAL_TIMEOUT_USEC, stopping, &local_error);
     if (source->peer != NULL) {
       answer = ask_resume (source, &local_error);
@@ -313,7 +325,7 @@ await_complete (mf_source *source, GError **error)
   g_variant_dict_init (&dict, NULL);
   g_variant_dict_insert (&dict, "until", "s", "complete");
   answer = mf_peer_stage (source->peer, source->record->session, "post-copy", g_variant_dict_end (&dict), -1,
-                          mf_host_stopping (source->host), error);
+                          mf_source_handed_cancellable (source), error);
   if (answer == NULL)
     return FALSE;
   g_variant_lookup (answer, "faults", "t", &faults);
@@ -332,6 +344,13 @@ mf_source_postcopy (mf_source *source, GError **error)
 
     if (source->is_complete)
       return TRUE;
+    if (mf_source_must_ask (source)) {
+      if (mf_source_ask_whose (source, &local_error) || local_error != NULL) {
+        g_propagate_error (error, g_steal_pointer (&local_error));
+        return FALSE;
+      }
+      continue;
+    }
     if (source->peer != NULL && !mf_peer_is_lost (source->peer) && await_complete (source, &local_error))
       return TRUE;
     if (g_cancellable_is_cancelled (mf_host_stopping (source->host))) {
@@ -339,6 +358,8 @@ mf_source_postcopy (mf_source *source, GError **error)
                    "the service ends; the next one goes on serving what the other host still needs");
       return FALSE;
     }
+    if (mf_source_must_ask (source))
+      continue;
     if (local_error != NULL && !g_error_matches (local_error, MF_ERROR, MF_ERROR_CONNECTION))
       return fail_handed (source, g_steal_pointer (&local_error), error);
     if (!reconnect (source, error))
@@ -354,7 +375,7 @@ mf_source_done (mf_source *source, GError **error)
 
   if (!mf_host_record (source->host, source->record, MF_PHASE_AWAY, error))
     return FALSE;
-  if (!source->resumed &&
+  if (!source->resumed && !source->is_guided &&
       !source->program->ops->await_sent (source->program, mf_host_stopping (source->host), &local_error)) {
     g_debug ("the program's own end: %s", local_error->message);
     g_clear_error (&local_error);

@@ -27,8 +27,7 @@ struct _mf_source {
   MfMigration *migration;
   GThread *thread;
   mf_migrate_options options;
-  char *control;
-  char *peer_control;
+  char *peer_control, *peer_state; /* the program there; see mf_program_choice */
   mf_record *record;
   gboolean resumed;
 
@@ -49,6 +48,17 @@ struct _mf_source {
   gint64 stopped_usec;
   gint64 reconnected_usec; /* when the link was made again the last time; 0: never */
 
+  /* A program that somebody else drives (mf-source-guided.c). */
+  gboolean is_guided;
+  int sender_fd;        /* the socket to which it writes its state, until the relay has it; -1 */
+  int reader_fd;        /* the same, borrowed from the relay */
+  GCancellable *handed; /* after HANDED, ends waits: the service ends, or the program came back */
+  gulong handed_handler;
+  GThread *guard;
+  GCancellable *guard_stop;
+  gint came_back;            /* atomic: who drives it has let it run here again, after HANDED */
+  gboolean is_kept_standing; /* and here it stays, for it runs on the target */
+
   /* The sampler looks at it from other threads: made before it is set, freed after it is unset. */
   MfNbdServer *server;
   guint64 total_bytes;
@@ -66,7 +76,23 @@ gboolean mf_source_scan (mf_source *source, gboolean standing, GError **error);
 guint64 mf_source_dirty_bytes (mf_source *source);
 /* Waits, or returns FALSE when cancelled. */
 gboolean mf_source_wait (GCancellable *cancellable, gint64 usec, GError **error);
+/* The target pulls what is dirty, scan by scan, until something else is asked of it. */
+void mf_source_begin_stream (mf_source *source);
 /* The dirty sets of all regions, packed: aa(yay). `settle`: all that is dirty, and it is remembered; otherwise what is dirty beyond that. */
 GVariant *mf_source_pack_sets (mf_source *source, gboolean settle, GError **error);
+
+/* --- mf-source-guided.c: a program that somebody else drives --- */
+/* Says that all is ready, and waits until the program is told to migrate; the target has its own program ready when this returns. */
+gboolean mf_source_await_sender (mf_source *source, GError **error);
+/* What ends a wait after the record says HANDED. */
+GCancellable *mf_source_handed_cancellable (mf_source *source);
+/* From HANDED on: watches that the program does not run here again. */
+void mf_source_start_guard (mf_source *source);
+void mf_source_stop_guard (mf_source *source);
+/* The program came back, and nobody has been asked yet whose it is. */
+gboolean mf_source_must_ask (mf_source *source);
+/* Asks the target, as long as it takes. TRUE: it is ours again, and the record says so; the error says why it is here. FALSE without error: it runs there, and stands
+ * here for good; with error: not known, and the service ends. */
+gboolean mf_source_ask_whose (mf_source *source, GError **error);
 
 G_END_DECLS

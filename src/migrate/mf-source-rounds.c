@@ -122,9 +122,8 @@ pull_round (mf_source *source, mf_round *round, GError **error)
   return TRUE;
 }
 
-/* The target pulls what is dirty, scan by scan, until something else is asked of it. */
-static void
-begin_stream (mf_source *source)
+void
+mf_source_begin_stream (mf_source *source)
 {
   GVariantDict dict;
 
@@ -144,7 +143,7 @@ stream_until_small (mf_source *source, guint64 dirty_bytes, gboolean *small, GEr
   guint64 mean_bytes = dirty_bytes, before_bytes = dirty_bytes;
   gboolean settled = FALSE;
 
-  begin_stream (source);
+  mf_source_begin_stream (source);
   while (!(*small && settled) && g_get_monotonic_time () - began_usec < (gint64) patience_usec) {
     guint64 downtime_usec;
 
@@ -276,7 +275,7 @@ mf_source_precopy (mf_source *source, GError **error)
 {
   mf_switchover_init (&source->model, source->options.mode, source->options.max_downtime_usec, FIXED_DOWNTIME_USEC,
                       source->total_bytes);
-  if (source->options.mode == MF_MODE_POSTCOPY)
-    return learn_heat (source, error);
-  return rounds (source, error);
+  if (!(source->options.mode == MF_MODE_POSTCOPY ? learn_heat (source, error) : rounds (source, error)))
+    return FALSE;
+  return !source->is_guided || mf_source_await_sender (source, error);
 }

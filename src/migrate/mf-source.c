@@ -80,7 +80,8 @@ find_regions (mf_source *source, GError **error)
     source->total_bytes += mf_region_get_size (region.region);
   }
   source->program =
-      mf_host_new_program (source->host, (MfRegion *const *) objects->pdata, objects->len, source->control, error);
+      mf_host_new_program (source->host, (MfRegion *const *) objects->pdata, objects->len, source->record, error);
+  source->is_guided = source->program != NULL && source->program->ops->open_sender != NULL;
   return source->program != NULL;
 }
 
@@ -122,6 +123,11 @@ describe (mf_source *source)
   g_variant_dict_insert (&dict, "acknowledges", "b", source->info.switchover_ack);
   if (source->peer_control)
     g_variant_dict_insert (&dict, "control", "s", source->peer_control);
+  if (source->record->program)
+    g_variant_dict_insert (&dict, "program", "s", source->record->program);
+  if (source->peer_state)
+    g_variant_dict_insert (&dict, "state", "s", source->peer_state);
+  g_variant_dict_insert (&dict, "late", "b", source->is_guided);
   return g_variant_dict_end (&dict);
 }
 
@@ -286,6 +292,7 @@ roll_back (mf_source *source, int stage, const GError *why)
 
   /* The program first: every moment counts for it, and nothing below can be in its way. */
   g_clear_pointer (&source->relay, mf_state_relay_free);
+  mf_source_stop_guard (source);
   if (source->program != NULL && !source->program->ops->roll_back (source->program, &error))
     g_warning ("%s: the program could not be made to go on: %s", mf_migration_get_regions (source->migration)[0],
                error->message);
@@ -310,6 +317,8 @@ clean_up (mf_source *source)
   /* The server holds the sessions, the sessions hold the trackers. */
   g_clear_pointer (&source->server, mf_nbd_server_free);
   g_clear_pointer (&source->relay, mf_state_relay_free);
+  mf_source_stop_guard (source);
+  mf_migration_set_ready (source->migration, FALSE);
   if (source->program != NULL) {
     source->program->ops->clean_up (source->program);
     source->program->ops->free (source->program);
@@ -359,6 +368,12 @@ run (gpointer data)
   return NULL;
 }
 
+static void
+on_stopping (GCancellable *stopping, gpointer handed)
+{
+  g_cancellable_cancel (handed);
+}
+
 static mf_source *
 source_new (MfHost *host, MfMigration *migration, mf_record *record)
 {
@@ -367,7 +382,11 @@ source_new (MfHost *host, MfMigration *migration, mf_record *record)
   source->host = host;
   source->migration = g_object_ref (migration);
   source->record = record;
-  source->state_fd = -1;
+  source->state_fd = source->sender_fd = source->reader_fd = -1;
+  source->handed = g_cancellable_new ();
+  source->handed_handler =
+      g_cancellable_connect (mf_host_stopping (host), G_CALLBACK (on_stopping), source->handed, NULL);
+  source->guard_stop = g_cancellable_new ();
   source->regions = g_array_new (FALSE, TRUE, sizeof (mf_source_region));
   g_array_set_clear_func (source->regions, region_clear);
   return source;
@@ -375,7 +394,8 @@ source_new (MfHost *host, MfMigration *migration, mf_record *record)
 
 mf_source *
 mf_source_start (MfHost *host, MfMigration *migration, const char *const *regions, const char *peer,
-                 const char *control, const char *peer_control, const mf_migrate_options *options)
+                 const mf_program_choice *program, const mf_program_choice *peer_program,
+                 const mf_migrate_options *options)
 {
   uint8_t session[MF_SESSION_BYTES];
   mf_source *source;
@@ -385,9 +405,11 @@ mf_source_start (MfHost *host, MfMigration *migration, const char *const *region
 
     memcpy (session + i, &word, sizeof word);
   }
-  source = source_new (host, migration, mf_record_new (session, regions, peer, control));
-  source->control = g_strdup (control);
-  source->peer_control = g_strdup (peer_control);
+  source = source_new (host, migration, mf_record_new (session, regions, peer, program->control));
+  source->record->program = g_strdup (program->kind);
+  source->record->state = g_strdup (program->state);
+  source->peer_control = g_strdup (peer_program->control);
+  source->peer_state = g_strdup (peer_program->state);
   source->options = *options;
   source->thread = g_thread_new ("mf-source", run, source);
   return source;
@@ -418,6 +440,7 @@ run_resumed (gpointer data)
     ok = find_regions (source, &error) && mf_source_export (source, &error);
     if (ok) {
       mf_migration_set_sampler (source->migration, sample, source);
+      mf_source_start_guard (source);
       ok = walk (source, mf_stage_find ("post-copy"), &error);
     }
   }
@@ -435,7 +458,6 @@ mf_source_resume (MfHost *host, MfMigration *migration, mf_record *record)
 {
   mf_source *source = source_new (host, migration, record);
 
-  source->control = g_strdup (record->control);
   source->resumed = TRUE;
   source->thread = g_thread_new ("mf-source", run_resumed, source);
   return source;
@@ -450,11 +472,16 @@ mf_source_join (mf_source *source)
   g_clear_pointer (&source->peer, mf_peer_unref);
   if (source->state_fd >= 0)
     close (source->state_fd);
+  if (source->sender_fd >= 0)
+    close (source->sender_fd);
+  g_cancellable_disconnect (mf_host_stopping (source->host), source->handed_handler);
+  g_object_unref (source->handed);
+  g_object_unref (source->guard_stop);
   g_array_unref (source->regions);
   g_object_unref (source->migration);
   mf_record_free (source->record);
-  g_free (source->control);
   g_free (source->peer_control);
+  g_free (source->peer_state);
   g_free (source);
 }
 

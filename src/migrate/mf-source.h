@@ -9,7 +9,8 @@ G_BEGIN_DECLS
 
 /* Begins a migration of `regions` (found and attached already, checked by the host). The thread starts at once. */
 mf_source *mf_source_start (MfHost *host, MfMigration *migration, const char *const *regions, const char *peer,
-                            const char *control, const char *peer_control, const mf_migrate_options *options);
+                            const mf_program_choice *program, const mf_program_choice *peer_program,
+                            const mf_migrate_options *options);
 /* Goes on with what a former service left: past the switchover (HANDED) it serves the rest, before it (LEAVING) it rolls back. Takes the record over. */
 mf_source *mf_source_resume (MfHost *host, MfMigration *migration, mf_record *record);
 /* The service goes down: before the switchover this cancels it. Any thread. */

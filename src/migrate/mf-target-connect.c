@@ -35,8 +35,8 @@ first_missing (char **lines, char **others)
 }
 
 /* Lines of "key=value": the first that differs is named. It is read at the source. */
-static gboolean
-compare_signatures (const char *theirs, const char *ours, GError **error)
+gboolean
+mf_target_compare_signatures (const char *theirs, const char *ours, GError **error)
 {
   g_auto (GStrv) their_lines = g_strsplit (theirs, "\n", -1);
   g_auto (GStrv) our_lines = g_strsplit (ours, "\n", -1);
@@ -60,7 +60,8 @@ find_region (mf_target *target, const char *name, guint64 size, guint32 page_byt
 {
   mf_target_region region = { .name = g_strdup (name) };
 
-  region.region = mf_host_find_region (target->host, name, error);
+  region.region = target->is_late ? mf_host_make_region (target->host, name, size, &region.is_new, error)
+                                  : mf_host_find_region (target->host, name, error);
   g_array_append_val (target->regions, region);
   if (region.region == NULL)
     return FALSE;
@@ -103,6 +104,10 @@ read_arguments (mf_target *target, GVariant *arguments, GPtrArray *names, GError
     return FALSE;
   }
   target->mode = (mf_mode) mode;
+  g_variant_lookup (arguments, "late", "b", &target->is_late);
+  g_variant_lookup (arguments, "program", "s", &target->record->program);
+  g_variant_lookup (arguments, "control", "s", &target->record->control);
+  g_variant_lookup (arguments, "state", "s", &target->record->state);
   g_variant_iter_init (&iter, regions);
   while (g_variant_iter_next (&iter, "(&stu)", &name, &size, &page_bytes)) {
     if (!find_region (target, name, size, page_bytes, error))
@@ -114,14 +119,10 @@ read_arguments (mf_target *target, GVariant *arguments, GPtrArray *names, GError
 }
 
 static gboolean
-check_program (mf_target *target, GVariant *arguments, GError **error)
+check_program (mf_target *target, GError **error)
 {
   g_autoptr (GPtrArray) objects = g_ptr_array_new ();
-  g_autofree char *control = NULL;
-  const char *signature = "";
 
-  g_variant_lookup (arguments, "control", "s", &control);
-  g_variant_lookup (arguments, "signature", "&s", &signature);
   for (guint i = 0; i < target->regions->len; i++) {
     mf_target_region *region = mf_target_region_at (target, i);
 
@@ -132,13 +133,30 @@ check_program (mf_target *target, GVariant *arguments, GError **error)
     mf_target_watch (target, region->userfault);
   }
   target->program =
-      mf_host_new_program (target->host, (MfRegion *const *) objects->pdata, objects->len, control, error);
+      mf_host_new_program (target->host, (MfRegion *const *) objects->pdata, objects->len, target->record, error);
   if (target->program == NULL ||
       !target->program->ops->check (target->program, FALSE, &target->info, target->interrupt, error))
     return FALSE;
-  g_free (target->record->control);
-  target->record->control = g_steal_pointer (&control);
-  return compare_signatures (signature, target->info.signature ? target->info.signature : "", error);
+  return mf_target_compare_signatures (target->signature ? target->signature : "",
+                                       target->info.signature ? target->info.signature : "", error);
+}
+
+/* The program is still to come; one that is there is another one, and its memory is not to be emptied. */
+static gboolean
+check_unused (mf_target *target, GError **error)
+{
+  for (guint i = 0; i < target->regions->len; i++) {
+    mf_target_region *region = mf_target_region_at (target, i);
+    g_autoptr (MfUserfault) userfault = mf_host_find_attachment (target->host, region->region, NULL);
+
+    if (userfault == NULL)
+      continue;
+    g_set_error (error, MF_ERROR, MF_ERROR_BUSY,
+                 "region %s: process %d has it mapped already: a program of that name runs there", region->name,
+                 (int) mf_userfault_pid (userfault));
+    return FALSE;
+  }
+  return TRUE;
 }
 
 gboolean
@@ -146,11 +164,12 @@ mf_target_connect (mf_target *target, GVariant *arguments, GVariantDict *results
 {
   g_autoptr (GPtrArray) names = g_ptr_array_new_with_free_func (g_free);
 
+  g_variant_lookup (arguments, "signature", "s", &target->signature);
   if (!read_arguments (target, arguments, names, error))
     return FALSE;
   g_strfreev (target->record->regions);
   target->record->regions = g_strdupv ((char **) names->pdata);
-  if (!check_program (target, arguments, error))
+  if (target->is_late ? !check_unused (target, error) : !check_program (target, error))
     return FALSE;
   if (!mf_host_claim (target->host, target->record, MF_PHASE_INCOMING, error))
     return FALSE;
@@ -168,6 +187,8 @@ mf_target_connect (mf_target *target, GVariant *arguments, GVariantDict *results
       return FALSE;
     }
   }
+  if (target->is_late)
+    mf_target_accept_late (target);
   return TRUE;
 }
 

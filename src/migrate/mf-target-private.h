@@ -17,6 +17,7 @@ typedef struct {
   mf_lane *status;   /* for block status, before the switchover */
   mf_lane *faults;   /* the lane for faults, until a program is attached whose faults it is for */
   gboolean is_dirty; /* the last look found something */
+  gboolean is_new;   /* made for this session */
   /* What is to be pulled after the switchover, by heat; NULL before it is settled. */
   mf_bitmap *plan[MF_HEAT_CLASSES];
 } mf_target_region;
@@ -50,7 +51,10 @@ struct _mf_target {
   GSList *waiters;        /* requests for "post-copy" that wait for what they name */
   GCancellable
       *interrupt; /* ends what the thread waits for: before the switchover for good, after it to make it look round */
+  GCancellable *await_stop; /* ends await_thread, where the program's own end would not */
   gboolean stopping;
+  gboolean accepting;      /* late: the regions are made and empty, and programs that map them are served at once */
+  GError *arrival_failure; /* late: one could not be */
   gboolean lane_lost;
   gboolean taken;        /* the record says so; written by the thread */
   gboolean news_running; /* from await_thread: the program runs */
@@ -72,6 +76,14 @@ struct _mf_target {
   guint64 total_bytes;
   guint64 bytes_before; /* carried by pullers that are gone */
   int stage;            /* the row of the last request that was done; -1 */
+
+  /* A program that comes later than the memory (mf-target-late.c). */
+  gboolean is_late;
+  char *signature;  /* the source's program */
+  GThread *arrival; /* checks and prepares the program that has come; until it is joined `program` and `info` are its */
+  GError *unfit;    /* from `arrival`, once it is joined */
+  gboolean has_come; /* ... and it found nothing wrong */
+  gboolean is_held;  /* after TAKEN: the device state is held back until the source's record says that it is ours */
 };
 
 mf_target_region *mf_target_region_at (mf_target *target, guint index);
@@ -106,6 +118,23 @@ void mf_target_queue_missing (mf_target *target);
 gboolean mf_target_learn_sets (mf_target *target, GVariant *sets, GError **error);
 /* Pulls all that is dirty, while the program stands. */
 gboolean mf_target_pull_final (mf_target *target, GError **error);
+
+/* --- mf-target-connect.c --- */
+gboolean mf_target_compare_signatures (const char *theirs, const char *ours, GError **error);
+
+/* --- mf-target-late.c --- */
+/* From the main context, with the lock held: a program has mapped one of the regions and stands until this returns. */
+void mf_target_serve_late (mf_target *target, MfUserfault *userfault);
+/* From here on programs that come are served. */
+void mf_target_accept_late (mf_target *target);
+/* Takes in those that came. */
+void mf_target_take_late (mf_target *target);
+/* Waits until the program is there, checked and prepared, and makes the relay: the source's has begun to write its state. */
+gboolean mf_target_await_late (mf_target *target, GVariant *arguments, GError **error);
+/* Nothing of it is under way any more. */
+void mf_target_end_late (mf_target *target);
+/* Makes the state relay between the program and the source's stream. */
+gboolean mf_target_make_relay (mf_target *target, gboolean acknowledges, GError **error);
 
 /* --- mf-target-run.c --- */
 /* After the switchover: sees the program run, pulls the rest, survives the loss of the link, and ends when the source has let go, or has taken

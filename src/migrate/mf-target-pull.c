@@ -218,21 +218,10 @@ mf_target_sample (mf_migration_status *status, gpointer user_data)
 }
 
 gboolean
-mf_target_prepare (mf_target *target, GVariant *arguments, GVariantDict *results, GError **error)
+mf_target_make_relay (mf_target *target, gboolean acknowledges, GError **error)
 {
   mf_state_relay_flags flags = MF_STATE_RELAY_HOLD;
-  gboolean acknowledges = target->info.switchover_ack;
   int program_fd, stream_fd;
-
-  if (!target->program->ops->prepare (target->program, FALSE, target->interrupt, error))
-    return FALSE;
-  for (guint i = 0; i < target->regions->len; i++) {
-    if (!mf_userfault_serve (mf_target_region_at (target, i)->userfault, error))
-      return FALSE;
-  }
-  if (!mf_target_make_lanes (target, error))
-    return FALSE;
-  mf_migration_set_sampler (target->migration, mf_target_sample, target);
 
   program_fd = target->program->ops->receive (target->program, target->interrupt, error);
   if (program_fd < 0)
@@ -248,11 +237,27 @@ mf_target_prepare (mf_target *target, GVariant *arguments, GVariantDict *results
   return target->relay != NULL;
 }
 
+gboolean
+mf_target_prepare (mf_target *target, GVariant *arguments, GVariantDict *results, GError **error)
+{
+  if (!target->is_late && !target->program->ops->prepare (target->program, FALSE, target->interrupt, error))
+    return FALSE;
+  for (guint i = 0; i < target->regions->len && !target->is_late; i++) {
+    if (!mf_userfault_serve (mf_target_region_at (target, i)->userfault, error))
+      return FALSE;
+  }
+  if (!mf_target_make_lanes (target, error))
+    return FALSE;
+  mf_migration_set_sampler (target->migration, mf_target_sample, target);
+  return target->is_late || mf_target_make_relay (target, target->info.switchover_ack, error);
+}
+
 void
 mf_target_unprepare (mf_target *target)
 {
   g_autoptr (GError) error = NULL;
 
+  mf_target_end_late (target);
   mf_target_drop_lanes (target);
   for (guint i = 0; i < target->regions->len; i++) {
     if (mf_target_region_at (target, i)->userfault != NULL)
@@ -370,6 +375,7 @@ wait_for_request (mf_target *target, gint64 deadline)
 {
   gboolean asked, in_time = TRUE;
 
+  mf_target_take_late (target);
   g_mutex_lock (&target->lock);
   while (in_time && g_queue_is_empty (&target->requests) && target->peer != NULL && !target->stopping)
     in_time = g_cond_wait_until (&target->cond, &target->lock, deadline);
@@ -439,9 +445,11 @@ gboolean
 mf_target_precopy (mf_target *target, GVariant *arguments, GVariantDict *results, GError **error)
 {
   g_autoptr (GVariant) sets = g_variant_lookup_value (arguments, "settle", G_VARIANT_TYPE ("aa(yay)"));
-  gboolean stream = FALSE;
+  gboolean stream = FALSE, program = FALSE;
   guint32 round = 0;
 
+  if (g_variant_lookup (arguments, "program", "b", &program) && program)
+    return mf_target_await_late (target, arguments, error);
   if (sets != NULL)
     return land (target, error) && mf_target_learn_sets (target, sets, error);
   if (g_variant_lookup (arguments, "stream", "b", &stream) && stream)

@@ -32,6 +32,10 @@ mf_target_switchover (mf_target *target, GVariant *arguments, GVariantDict *resu
     g_set_error (error, MF_ERROR, MF_ERROR_PROTOCOL, "the source switches over without a dirty set");
     return FALSE;
   }
+  if (target->relay == NULL) {
+    g_set_error (error, MF_ERROR, MF_ERROR_PROTOCOL, "the source switches over, and has not asked for the program");
+    return FALSE;
+  }
   if (complete ? !mf_target_pull_final (target, error) : !mf_target_learn_sets (target, sets, error))
     return FALSE;
   for (guint i = 0; complete && i < target->regions->len; i++)
@@ -49,8 +53,20 @@ mf_target_switchover (mf_target *target, GVariant *arguments, GVariantDict *resu
   g_mutex_lock (&target->lock);
   target->taken = TRUE;
   g_mutex_unlock (&target->lock);
-  mf_state_relay_release (target->relay);
+  /* A program that somebody else drives has written all of its state by now: its source has nothing to hold back until its own record is written. */
+  target->is_held = target->is_late;
+  if (!target->is_held)
+    mf_state_relay_release (target->relay);
   return TRUE;
+}
+
+/* The source says something that it says only after its record. */
+static void
+let_go (mf_target *target)
+{
+  if (target->is_held && target->relay != NULL)
+    mf_state_relay_release (target->relay);
+  target->is_held = FALSE;
 }
 
 void
@@ -124,13 +140,12 @@ await_running (gpointer data)
   mf_target *target = data;
   g_autoptr (GError) error = NULL;
   gint64 running_usec;
-  gboolean ok =
-      target->program->ops->await_running (target->program, &running_usec, mf_host_stopping (target->host), &error);
+  gboolean ok = target->program->ops->await_running (target->program, &running_usec, target->await_stop, &error);
 
   g_mutex_lock (&target->lock);
   if (ok)
     target->news_running = TRUE;
-  else if (!g_cancellable_is_cancelled (mf_host_stopping (target->host)))
+  else if (!g_cancellable_is_cancelled (target->await_stop))
     target->news_failure = g_steal_pointer (&error);
   g_cancellable_cancel (target->interrupt);
   g_cond_broadcast (&target->cond);
@@ -165,8 +180,8 @@ find_leftover (mf_target *target, GError **error)
     g_ptr_array_add (objects, region.region);
     target->total_bytes += mf_region_get_size (region.region);
   }
-  target->program = mf_host_new_program (target->host, (MfRegion *const *) objects->pdata, objects->len,
-                                         target->record->control, error);
+  target->program =
+      mf_host_new_program (target->host, (MfRegion *const *) objects->pdata, objects->len, target->record, error);
   return target->program != NULL;
 }
 
@@ -369,9 +384,11 @@ do_requests (mf_target *target, GDBusMethodInvocation **abort)
         mf_peer_answer_abort (*abort);
       *abort = request->invocation;
     } else if (g_str_equal (request->stage, "post-copy")) {
+      let_go (target);
       target->waiters = g_slist_prepend (target->waiters, request);
       continue;
     } else if (g_str_equal (request->stage, "resume")) {
+      let_go (target);
       must_resume |= answer_resume (target, request);
     } else {
       g_dbus_method_invocation_return_error (request->invocation, MF_ERROR, MF_ERROR_PROTOCOL,
@@ -414,10 +431,21 @@ take_news (mf_target *target)
 static gboolean
 abort_taken (mf_target *target, GDBusMethodInvocation *abort)
 {
+  g_autoptr (GError) error = NULL;
+
   mf_target_unswitch (target);
+  /* One that has its state and waits for who drives it would wait for ever. */
+  if (target->program->ops->withdraw != NULL)
+    g_cancellable_cancel (target->await_stop);
   if (target->await_thread != NULL)
     g_thread_join (g_steal_pointer (&target->await_thread));
   take_news (target);
+  if (!target->running && target->failure == NULL && target->program->ops->withdraw != NULL &&
+      !target->program->ops->withdraw (target->program, &error)) {
+    g_dbus_method_invocation_return_error (abort, MF_ERROR, MF_ERROR_BUSY, "%s", error->message);
+    target->running = TRUE;
+    return FALSE;
+  }
   if (target->running) {
     g_dbus_method_invocation_return_error (abort, MF_ERROR, MF_ERROR_BUSY, "the program runs here already");
     return FALSE;

@@ -129,8 +129,12 @@ void
 mf_target_attached (mf_target *target, MfUserfault *userfault)
 {
   g_mutex_lock (&target->lock);
-  g_ptr_array_add (target->attachments, mf_userfault_ref (userfault));
-  interrupt (target);
+  if (target->accepting && !target->taken) {
+    mf_target_serve_late (target, userfault);
+  } else if (target->taken) {
+    g_ptr_array_add (target->attachments, mf_userfault_ref (userfault));
+    interrupt (target);
+  }
   g_mutex_unlock (&target->lock);
 }
 
@@ -143,6 +147,9 @@ mf_target_detached (mf_target *target, MfUserfault *userfault)
     /* After the switchover who waits for it to run sees the same, and once it has run the rest of its memory comes all the same. */
     if (!target->taken)
       interrupt (target);
+    /* A source that waits for somebody else asks nothing, but sees this. */
+    if (!target->taken && target->accepting && target->peer != NULL)
+      mf_peer_close (target->peer);
   }
   g_mutex_unlock (&target->lock);
 }
@@ -161,6 +168,7 @@ mf_target_stop (mf_target *target)
   g_mutex_lock (&target->lock);
   target->stopping = TRUE;
   interrupt (target);
+  g_cancellable_cancel (target->await_stop);
   g_mutex_unlock (&target->lock);
 }
 
@@ -195,12 +203,19 @@ static mf_target_request *
 next_request (mf_target *target)
 {
   mf_target_request *request;
+  gboolean came;
 
-  g_mutex_lock (&target->lock);
-  while (g_queue_is_empty (&target->requests) && target->peer != NULL && !target->stopping)
-    g_cond_wait (&target->cond, &target->lock);
-  request = target->stopping ? NULL : g_queue_pop_head (&target->requests);
-  g_mutex_unlock (&target->lock);
+  do {
+    g_mutex_lock (&target->lock);
+    while (g_queue_is_empty (&target->requests) && target->peer != NULL && !target->stopping &&
+           target->attachments->len == 0)
+      g_cond_wait (&target->cond, &target->lock);
+    request = target->stopping ? NULL : g_queue_pop_head (&target->requests);
+    came = target->attachments->len > 0;
+    g_mutex_unlock (&target->lock);
+    if (came)
+      mf_target_take_late (target);
+  } while (came && request == NULL);
   return request;
 }
 
@@ -275,6 +290,10 @@ undo (mf_target *target)
     mf_host_bury (target->host, target->record, MF_PHASE_UNDONE);
   else if (target->record->phase != 0)
     mf_host_drop (target->host, target->record);
+  for (guint i = 0; i < target->regions->len; i++) {
+    if (mf_target_region_at (target, i)->is_new)
+      mf_host_drop_region (target->host, mf_target_region_at (target, i)->name);
+  }
 }
 
 static void
@@ -369,6 +388,7 @@ static void
 clean_up (mf_target *target)
 {
   g_clear_pointer (&target->relay, mf_state_relay_free);
+  mf_target_end_late (target);
   mf_target_drop_lanes (target);
   if (target->program != NULL) {
     target->program->ops->clean_up (target->program);
@@ -424,6 +444,7 @@ target_new (MfHost *host)
   target->attachments = g_ptr_array_new_with_free_func ((GDestroyNotify) mf_userfault_unref);
   target->watched = g_ptr_array_new_with_free_func ((GDestroyNotify) mf_userfault_unref);
   target->interrupt = g_cancellable_new ();
+  target->await_stop = g_cancellable_new ();
   target->regions = g_array_new (FALSE, TRUE, sizeof (mf_target_region));
   g_array_set_clear_func (target->regions, region_clear);
   target->stage = -1;
@@ -468,6 +489,10 @@ mf_target_join (mf_target *target)
   g_ptr_array_unref (target->watched);
   g_array_unref (target->regions);
   g_object_unref (target->interrupt);
+  g_object_unref (target->await_stop);
+  g_free (target->signature);
+  g_clear_error (&target->arrival_failure);
+  g_clear_error (&target->unfit);
   g_clear_object (&target->migration);
   g_clear_error (&target->failure);
   g_clear_error (&target->news_failure);

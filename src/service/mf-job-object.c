@@ -52,6 +52,7 @@ show_status (MfJobObject *job, const mf_migration_status *status)
   mf_dbus_job1_set_state (interface, state_names[status->state]);
   mf_dbus_job1_set_stage (interface, status->stage ? status->stage : "");
   mf_dbus_job1_set_round (interface, status->round);
+  mf_dbus_job1_set_ready (interface, status->ready);
   mf_dbus_job1_set_bytes (interface, status->bytes);
   mf_dbus_job1_set_total (interface, status->total);
   mf_dbus_job1_set_remaining (interface, status->remaining);

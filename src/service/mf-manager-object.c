@@ -135,8 +135,9 @@ static gboolean
 parse_migrate_options (GVariant *options, mf_migrate_options *parsed, GError **error)
 {
   static const option known[] = {
-    { "qmp", "s" },       { "peer-qmp", "s" },   { "mode", "s" },       { "max-downtime", "t" }, { "bandwidth", "t" },
-    { "max-pause", "t" }, { "max-pauses", "u" }, { "live-scans", "b" }, { "detach", "b" },
+    { "qmp", "s" },       { "peer-qmp", "s" },  { "mode", "s" },         { "max-downtime", "t" },
+    { "bandwidth", "t" }, { "max-pause", "t" }, { "max-pauses", "u" },   { "live-scans", "b" },
+    { "detach", "b" },    { "program", "s" },   { "state-socket", "s" }, { "peer-state-socket", "s" },
   };
   const char *mode = NULL;
 
@@ -152,6 +153,36 @@ parse_migrate_options (GVariant *options, mf_migrate_options *parsed, GError **e
   return TRUE;
 }
 
+/* libvirt's guests have the same paths on both hosts, unless somebody says otherwise. */
+static void
+read_programs (GVariant *options, mf_program_choice *here, mf_program_choice *there)
+{
+  g_variant_lookup (options, "program", "&s", &here->kind);
+  g_variant_lookup (options, "qmp", "&s", &here->control);
+  g_variant_lookup (options, "state-socket", "&s", &here->state);
+  there->kind = here->kind;
+  if (here->kind) {
+    there->control = here->control;
+    there->state = here->state;
+  }
+  g_variant_lookup (options, "peer-qmp", "&s", &there->control);
+  g_variant_lookup (options, "peer-state-socket", "&s", &there->state);
+}
+
+static gboolean
+check_program (const mf_program_choice *program, GError **error)
+{
+  if (!program->kind)
+    return TRUE;
+  if (!g_str_equal (program->kind, "libvirt"))
+    g_set_error (error, MF_ERROR, MF_ERROR_INVALID, "%s is not a kind of program: libvirt", program->kind);
+  else if (!program->state || !g_path_is_absolute (program->state))
+    g_set_error (error, MF_ERROR, MF_ERROR_INVALID, "program libvirt needs state-socket, a full path");
+  else
+    return TRUE;
+  return FALSE;
+}
+
 static gboolean
 handle_migrate (MfDbusManager1 *interface, GDBusMethodInvocation *invocation, const char *const *regions,
                 const char *peer, GVariant *options, gpointer user_data)
@@ -159,16 +190,17 @@ handle_migrate (MfDbusManager1 *interface, GDBusMethodInvocation *invocation, co
   MfManagerObject *manager = user_data;
   GDBusConnection *client = g_dbus_method_invocation_get_connection (invocation);
   mf_migrate_options parsed = { .mode = MF_MODE_AUTO };
-  const char *qmp = NULL, *peer_qmp = NULL;
+  mf_program_choice program = { NULL }, peer_program = { NULL };
   gboolean detach = FALSE;
   MfJobObject *job = NULL;
   g_autoptr (GError) error = NULL;
 
   if (parse_migrate_options (options, &parsed, &error)) {
-    g_variant_lookup (options, "qmp", "&s", &qmp);
-    g_variant_lookup (options, "peer-qmp", "&s", &peer_qmp);
+    read_programs (options, &program, &peer_program);
     g_variant_lookup (options, "detach", "b", &detach);
-    job = mf_service_migrate (manager->service, regions, peer, qmp, peer_qmp, &parsed, detach ? NULL : client, &error);
+    if (check_program (&program, &error))
+      job = mf_service_migrate (manager->service, regions, peer, &program, &peer_program, &parsed,
+                                detach ? NULL : client, &error);
   }
   if (job)
     mf_dbus_manager1_complete_migrate (interface, invocation, mf_job_object_path (job));

@@ -2,6 +2,7 @@
 #include "service/mf-service.h"
 
 #include "attach/mf-handover.h"
+#include "hypervisor/mf-libvirt.h"
 #include "hypervisor/mf-qemu.h"
 #include "link/mf-link.h"
 #include "migrate/mf-host.h"
@@ -120,9 +121,11 @@ host_find_attachment (MfRegion *region, GError **error, gpointer user_data)
 }
 
 static mf_program *
-host_new_program (MfRegion *const *regions, guint n_regions, const char *control, GError **error, gpointer user_data)
+host_new_program (MfRegion *const *regions, guint n_regions, const mf_program_choice *choice, GError **error,
+                  gpointer user_data)
 {
   MfService *service = user_data;
+  const char *control = choice->control;
   g_autofree char *remembered = NULL;
 
   for (guint i = 0; i < n_regions && !control && !remembered; i++)
@@ -135,7 +138,92 @@ host_new_program (MfRegion *const *regions, guint n_regions, const char *control
         mf_region_get_name (regions[0]));
     return NULL;
   }
-  return mf_qemu_new (control ? control : remembered, regions, n_regions);
+  if (!choice->kind)
+    return mf_qemu_new (control ? control : remembered, regions, n_regions);
+  if (g_str_equal (choice->kind, "libvirt") && choice->state)
+    return mf_libvirt_new (control ? control : remembered, choice->state, regions, n_regions);
+  g_set_error (error, MF_ERROR, MF_ERROR_NOT_SUPPORTED,
+               "region %s: a program of the kind \"%s\" can't be moved by this version",
+               mf_region_get_name (regions[0]), choice->kind);
+  return NULL;
+}
+
+/* In the main context, where all objects on the bus live: a migration has made the region, or wants it gone. */
+typedef struct {
+  MfService *service;
+  char *name;
+} region_news;
+
+static gboolean
+region_came (gpointer user_data)
+{
+  region_news *news = user_data;
+
+  if (!g_hash_table_contains (news->service->objects, news->name))
+    export_region (news->service, news->name);
+  return G_SOURCE_REMOVE;
+}
+
+static gboolean
+region_is_to_go (gpointer user_data)
+{
+  region_news *news = user_data;
+  g_autoptr (GError) error = NULL;
+
+  if (!mf_service_remove_region (news->service, news->name, FALSE, &error))
+    g_debug ("%s", error->message);
+  return G_SOURCE_REMOVE;
+}
+
+static void
+region_news_free (gpointer user_data)
+{
+  region_news *news = user_data;
+
+  g_free (news->name);
+  g_free (news);
+}
+
+static void
+tell_main_context (MfService *service, const char *name, GSourceFunc func)
+{
+  g_autoptr (GSource) source = g_idle_source_new ();
+  region_news *news = g_new0 (region_news, 1);
+
+  news->service = service;
+  news->name = g_strdup (name);
+  g_source_set_priority (source, G_PRIORITY_DEFAULT);
+  g_source_set_callback (source, func, news, region_news_free);
+  g_source_attach (source, NULL);
+}
+
+static MfRegion *
+host_make_region (const char *name, guint64 size, gboolean *is_new, GError **error, gpointer user_data)
+{
+  MfService *service = user_data;
+  g_autoptr (MfRegion) there = mf_region_set_find (service->regions, name, NULL);
+
+  *is_new = FALSE;
+  if (there && mf_region_get_size (there) != size && mf_region_set_pid (service->regions, name) == 0 &&
+      mf_host_region_role (service->host, name) == MF_REGION_AWAY) {
+    /* History, of a program that has been given more or less memory since. */
+    g_clear_object (&there);
+    if (!mf_region_set_remove (service->regions, name, error))
+      return NULL;
+  }
+  if (there)
+    return g_steal_pointer (&there);
+  if (!mf_region_set_create (service->regions, name, size, geteuid (), error))
+    return NULL;
+  *is_new = TRUE;
+  tell_main_context (service, name, region_came);
+  return mf_region_set_find (service->regions, name, error);
+}
+
+static void
+host_drop_region (const char *name, gpointer user_data)
+{
+  tell_main_context (user_data, name, region_is_to_go);
 }
 
 /* In the main context. */
@@ -240,6 +328,8 @@ recover (MfService *service, GError **error)
     .find_region = host_find_region,
     .find_attachment = host_find_attachment,
     .new_program = host_new_program,
+    .make_region = host_make_region,
+    .drop_region = host_drop_region,
     .appeared = host_appeared,
   };
   g_auto (GStrv) names = NULL;
@@ -475,11 +565,12 @@ mf_service_prepare_run (MfService *service, const char *name, guint64 size, cons
 }
 
 MfJobObject *
-mf_service_migrate (MfService *service, const char *const *regions, const char *peer, const char *qmp,
-                    const char *peer_qmp, const mf_migrate_options *options, GDBusConnection *client, GError **error)
+mf_service_migrate (MfService *service, const char *const *regions, const char *peer, const mf_program_choice *program,
+                    const mf_program_choice *peer_program, const mf_migrate_options *options, GDBusConnection *client,
+                    GError **error)
 {
   g_autoptr (MfMigration) migration = NULL;
 
-  migration = mf_host_migrate (service->host, regions, peer, qmp, peer_qmp, options, error);
+  migration = mf_host_migrate (service->host, regions, peer, program, peer_program, options, error);
   return migration ? mf_job_list_add (service->jobs, migration, client) : NULL;
 }

@@ -7,6 +7,7 @@
  * In the thread of the default main context; none blocks for longer than the file system takes.
  */
 #include "link/mf-kept-sockets.h"
+#include "migrate/mf-program.h"
 #include "service/mf-job-list.h"
 #include "service/mf-service-config.h"
 
@@ -44,8 +45,8 @@ gboolean mf_service_remove_region (MfService *service, const char *name, gboolea
 gboolean mf_service_prepare_run (MfService *service, const char *name, guint64 size, const mf_service_client *client,
                                  mf_service_run *run, GError **error);
 /* `client`: NULL to go on without. The job stays the service's. */
-MfJobObject *mf_service_migrate (MfService *service, const char *const *regions, const char *peer, const char *qmp,
-                                 const char *peer_qmp, const mf_migrate_options *options, GDBusConnection *client,
-                                 GError **error);
+MfJobObject *mf_service_migrate (MfService *service, const char *const *regions, const char *peer,
+                                 const mf_program_choice *program, const mf_program_choice *peer_program,
+                                 const mf_migrate_options *options, GDBusConnection *client, GError **error);
 
 G_END_DECLS

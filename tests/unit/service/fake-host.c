@@ -248,8 +248,8 @@ running_of (MfHost *host, const char *name)
 }
 
 MfMigration *
-mf_host_migrate (MfHost *host, const char *const *regions, const char *peer, const char *control,
-                 const char *peer_control, const mf_migrate_options *options, GError **error)
+mf_host_migrate (MfHost *host, const char *const *regions, const char *peer, const mf_program_choice *program,
+                 const mf_program_choice *peer_program, const mf_migrate_options *options, GError **error)
 {
   MfMigration *migration;
 

@@ -1,0 +1,204 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A program whose migration somebody else drives (libvirt), as the source sees it.
+ *
+ * When pre-copy has done what it can, the job says that it is ready; it goes on carrying what the program writes, until whoever drives the program tells it
+ * to migrate. From there on it is he who stops it, and who lets it go on when his own migration fails. That is as it should be before the record says HANDED. After it
+ * the guard sees it and stops the program at once, and the target is asked whose it is: ours again when it did not and will not run there, and
+ * otherwise it stands here for good while the target goes on reading its memory.
+ */
+#include "migrate/mf-source-private.h"
+
+#define LOOK_USEC         (100 * 1000)
+#define PROGRAM_USEC      (60 * G_USEC_PER_SEC)
+#define DIAL_TIMEOUT_USEC (5 * G_USEC_PER_SEC)
+#define REDIAL_USEC       (500 * 1000)
+
+/* --- before the switchover --- */
+
+static int
+wait_for_sender (mf_source *source, GError **error)
+{
+  GCancellable *cancellable = mf_migration_cancellable (source->migration);
+  gint64 began_usec = g_get_monotonic_time ();
+
+  for (;;) {
+    g_autoptr (GError) local_error = NULL;
+    int fd = source->program->ops->await_sender (source->program, g_get_monotonic_time () + LOOK_USEC, &source->info,
+                                                 cancellable, &local_error);
+
+    if (fd >= 0)
+      return fd;
+    if (!g_error_matches (local_error, MF_ERROR, MF_ERROR_TIMED_OUT)) {
+      g_propagate_error (error, g_steal_pointer (&local_error));
+      return -1;
+    }
+    if (mf_peer_is_lost (source->peer)) {
+      g_set_error (error, MF_ERROR, MF_ERROR_CONNECTION,
+                   "the link to the peer's service is lost: it has ended, or the program that came there has; the log "
+                   "there says "
+                   "which");
+      return -1;
+    }
+    if (source->options.max_ready_usec > 0 &&
+        g_get_monotonic_time () - began_usec > (gint64) source->options.max_ready_usec) {
+      g_set_error (error, MF_ERROR, MF_ERROR_TIMED_OUT,
+                   "the program was ready to move for %" G_GUINT64_FORMAT " s, and nobody told it to",
+                   source->options.max_ready_usec / G_USEC_PER_SEC);
+      return -1;
+    }
+    mf_migration_set_prediction (source->migration,
+                                 mf_switchover_downtime_usec (&source->model, mf_source_dirty_bytes (source)),
+                                 source->model.dirty_rate);
+  }
+}
+
+/* The target's program has come by now, or the one here would not have been told to migrate. */
+static gboolean
+ask_for_program (mf_source *source, GError **error)
+{
+  g_autoptr (GVariant) answer = NULL;
+  GVariantDict dict;
+
+  g_variant_dict_init (&dict, NULL);
+  g_variant_dict_insert (&dict, "program", "b", TRUE);
+  g_variant_dict_insert (&dict, "acknowledges", "b", source->info.switchover_ack);
+  g_variant_dict_insert (&dict, "running", "b", source->info.is_running);
+  answer = mf_peer_stage (source->peer, source->record->session, "pre-copy", g_variant_dict_end (&dict), PROGRAM_USEC,
+                          mf_migration_cancellable (source->migration), error);
+  return answer != NULL;
+}
+
+/* What fitted into the budget may not any more: that was a while ago. */
+static void
+decide_again (mf_source *source)
+{
+  guint64 downtime_usec = mf_switchover_downtime_usec (&source->model, mf_source_dirty_bytes (source));
+
+  if (source->decision == MF_DECIDE_GO && source->options.mode == MF_MODE_AUTO &&
+      downtime_usec > source->options.max_downtime_usec)
+    source->decision = MF_DECIDE_POSTCOPY;
+}
+
+gboolean
+mf_source_await_sender (mf_source *source, GError **error)
+{
+  gboolean streams = source->live_scans && source->options.mode != MF_MODE_POSTCOPY;
+
+  if (!source->program->ops->open_sender (source->program, mf_migration_cancellable (source->migration), error))
+    return FALSE;
+  if (streams)
+    mf_source_begin_stream (source);
+  mf_migration_set_ready (source->migration, TRUE);
+  source->sender_fd = wait_for_sender (source, error);
+  mf_migration_set_ready (source->migration, FALSE);
+  if (source->sender_fd < 0 || !ask_for_program (source, error))
+    return FALSE;
+  if (streams)
+    mf_source_begin_stream (source);
+  decide_again (source);
+  return TRUE;
+}
+
+/* --- after it --- */
+
+GCancellable *
+mf_source_handed_cancellable (mf_source *source)
+{
+  return source->handed;
+}
+
+static gpointer
+guard (gpointer data)
+{
+  mf_source *source = data;
+
+  for (;;) {
+    g_autoptr (GError) error = NULL;
+
+    if (source->program->ops->guard (source->program, source->guard_stop, &error))
+      continue;
+    g_debug ("guard: %s", error->message);
+    if (!g_error_matches (error, MF_ERROR, MF_ERROR_PROGRAM))
+      return NULL;
+    if (source->is_kept_standing)
+      continue;
+    g_atomic_int_set (&source->came_back, 1);
+    g_cancellable_cancel (source->handed);
+    return NULL;
+  }
+}
+
+void
+mf_source_start_guard (mf_source *source)
+{
+  if (source->is_guided && source->guard == NULL)
+    source->guard = g_thread_new ("mf-guard", guard, source);
+}
+
+void
+mf_source_stop_guard (mf_source *source)
+{
+  if (source->guard == NULL)
+    return;
+  g_cancellable_cancel (source->guard_stop);
+  g_thread_join (g_steal_pointer (&source->guard));
+  g_object_unref (source->guard_stop);
+  source->guard_stop = g_cancellable_new ();
+}
+
+gboolean
+mf_source_must_ask (mf_source *source)
+{
+  return g_atomic_int_get (&source->came_back) && !source->is_kept_standing;
+}
+
+/* The target runs it. */
+static void
+keep_standing (mf_source *source, const GError *why)
+{
+  g_critical ("%s: it was let run here again after it had been handed over, and has been stopped, for it runs on the "
+              "target (%s): "
+              "don't resume it here",
+              mf_migration_get_regions (source->migration)[0], why->message);
+  mf_source_stop_guard (source);
+  source->is_kept_standing = TRUE;
+  g_cancellable_reset (source->handed);
+  if (g_cancellable_is_cancelled (mf_host_stopping (source->host)))
+    g_cancellable_cancel (source->handed);
+  mf_source_start_guard (source);
+}
+
+gboolean
+mf_source_ask_whose (mf_source *source, GError **error)
+{
+  g_autoptr (GError) why =
+      g_error_new (MF_ERROR, MF_ERROR_PROGRAM, "the migration was rolled back: the program goes on at the source");
+  GCancellable *stopping = mf_host_stopping (source->host);
+
+  for (;;) {
+    g_autoptr (GError) local_error = NULL;
+
+    if (source->peer == NULL || mf_peer_is_lost (source->peer)) {
+      g_clear_pointer (&source->peer, mf_peer_unref);
+      source->peer =
+          mf_peer_dial (mf_migration_get_peer (source->migration), DIAL_TIMEOUT_USEC, stopping, &local_error);
+    }
+    if (source->peer != NULL && mf_peer_abort (source->peer, source->record->session, why->message, &local_error))
+      break;
+    if (source->peer != NULL && !g_error_matches (local_error, MF_ERROR, MF_ERROR_CONNECTION) &&
+        !g_error_matches (local_error, MF_ERROR, MF_ERROR_TIMED_OUT)) {
+      keep_standing (source, local_error);
+      return FALSE;
+    }
+    g_debug ("the target has not said whose the program is: %s", local_error->message);
+    mf_migration_set_state (source->migration, MF_MIGRATION_PAUSED);
+    if (!mf_source_wait (stopping, REDIAL_USEC, error))
+      return FALSE;
+  }
+  mf_migration_set_state (source->migration, MF_MIGRATION_RUNNING);
+  if (!mf_host_record (source->host, source->record, MF_PHASE_LEAVING, error))
+    return FALSE;
+  g_propagate_error (error, g_steal_pointer (&why));
+  return TRUE;
+}
