@@ -10,7 +10,7 @@
 
 /* The options as they were written. */
 typedef struct {
-  char *socket, *to, *qmp, *peer_qmp, *max_downtime, *mode, *bandwidth, *max_pause;
+  char *socket, *to, *qmp, *peer_qmp, *program, *state, *peer_state, *max_downtime, *mode, *bandwidth, *max_pause;
   int max_pauses;
   gboolean live_scans, detach, as_json;
 } migrate_words;
@@ -22,6 +22,9 @@ migrate_words_clear (migrate_words *words)
   g_free (words->to);
   g_free (words->qmp);
   g_free (words->peer_qmp);
+  g_free (words->program);
+  g_free (words->state);
+  g_free (words->peer_state);
   g_free (words->max_downtime);
   g_free (words->mode);
   g_free (words->bandwidth);
@@ -37,6 +40,10 @@ parse (int *argc, char ***argv, migrate_words *words, GError **error)
     { "to", 0, 0, G_OPTION_ARG_STRING, &words->to, "The host: unix:PATH or tcp://HOST[:PORT]", "PEER" },
     { "qmp", 0, 0, G_OPTION_ARG_FILENAME, &words->qmp, "QMP socket of the QEMU here", "SOCKET" },
     { "peer-qmp", 0, 0, G_OPTION_ARG_FILENAME, &words->peer_qmp, "QMP socket of the QEMU that waits there", "SOCKET" },
+    { "program", 0, 0, G_OPTION_ARG_STRING, &words->program,
+      "libvirt: it drives the migration when all is ready; see memferry domain migrate", "KIND" },
+    { "state-socket", 0, 0, G_OPTION_ARG_FILENAME, &words->state, "Where libvirt's migration URI points to", "SOCKET" },
+    { "peer-state-socket", 0, 0, G_OPTION_ARG_FILENAME, &words->peer_state, "The same on the other host", "SOCKET" },
     { "max-downtime", 0, 0, G_OPTION_ARG_STRING, &words->max_downtime, "How long the program may stand", "MS" },
     { "mode", 0, 0, G_OPTION_ARG_STRING, &words->mode, "auto, precopy or postcopy", "MODE" },
     { "bandwidth", 0, 0, G_OPTION_ARG_STRING, &words->bandwidth, "Bytes a second for bulk data, with K, M, G", "RATE" },
@@ -122,6 +129,12 @@ add_sockets (GVariantDict *options, const migrate_words *words, GError **error)
   }
   if (words->peer_qmp)
     g_variant_dict_insert (options, "peer-qmp", "s", words->peer_qmp);
+  if (words->program)
+    g_variant_dict_insert (options, "program", "s", words->program);
+  if (words->state)
+    g_variant_dict_insert (options, "state-socket", "s", words->state);
+  if (words->peer_state)
+    g_variant_dict_insert (options, "peer-state-socket", "s", words->peer_state);
   return TRUE;
 }
 

@@ -38,6 +38,7 @@ static const field job_fields[] = {
   { "Mode", "mode", AS_IT_IS },
   { "State", "state", AS_IT_IS },
   { "Stage", "stage", AS_IT_IS },
+  { "Ready", "ready", AS_IT_IS },
   { "Round", "round", AS_IT_IS },
   { "Bytes", "bytes", AS_IT_IS },
   { "Total", "total_bytes", AS_IT_IS },

@@ -2,7 +2,6 @@
 """Two hosts with a memferryd each, and a guest that moves between them."""
 
 import contextlib
-import itertools
 
 from . import qemu
 from .move import Move
@@ -40,7 +39,7 @@ class Pair:
         self.monitors = {}
         self._work, self._size, self._wrapper = work, size, wrapper
         self._arguments = {"workload": workload, **guest}
-        self._numbers = itertools.count(1)
+        self._number = 0
         self._stack = contextlib.ExitStack()
         self._serial = work.file("serial")
         self._reader = reader
@@ -95,7 +94,8 @@ class Pair:
         qemu.guest_arguments(). Returns when its memory is known to the service. Without `sized` the region must be there, and may
         be larger than `size`."""
         self.end(host)
-        service, number = self.services[host], next(self._numbers)
+        self._number += 1
+        service, number = self.services[host], self._number
         files = [service.region_path(name) for name in self.regions]
         spied = self._work.file(f"qmp-{number}")
         steered = f"{spied}-memferry"
@@ -117,6 +117,10 @@ class Pair:
         self.guests[host] = guest.__enter__()
         service.wait_mapped(self.regions, guest)
         return guest
+
+    def next_monitor(self):
+        """Where memferry will steer the QEMU that is started next."""
+        return self._work.file(f"qmp-{self._number + 1}-memferry")
 
     def end(self, host):
         """Ends the QEMU on `host`, if there is one."""
