@@ -374,6 +374,9 @@ ensure_map (MfStore *store, uint8_t **slot, int protection, GError **error)
     /* A guest's memory has no place in the service's core dump, nor in a child. */
     madvise (made, length, MADV_DONTDUMP);
     madvise (made, length, MADV_DONTFORK);
+    /* To read through it and to forget it says nothing of how the file's own user treats its pages; without this the kernel marks each as used
+     * again when it is forgotten, a tenth of what it costs to send them. */
+    madvise (made, length, MADV_SEQUENTIAL);
     map = made;
     g_atomic_pointer_set (slot, map);
   }
