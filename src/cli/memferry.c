@@ -22,6 +22,7 @@ static const mf_command commands[] = {
   { "watch", "Show what happens as it happens", mf_cmd_watch },
 #if MF_HAVE_LIBVIRT
   { "domain", "Let domains of libvirt be moved", mf_cmd_domain },
+  { "hook", "Do what libvirt's hook has to do", mf_cmd_hook },
 #endif
 };
 

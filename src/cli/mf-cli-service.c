@@ -68,6 +68,12 @@ handshake_timed_out (gpointer user_data)
 GDBusConnection *
 mf_cli_connect (const char *path, GError **error)
 {
+  return mf_cli_connect_within (path, MF_CLI_TIMEOUT_MSEC, error);
+}
+
+GDBusConnection *
+mf_cli_connect_within (const char *path, guint timeout_msec, GError **error)
+{
   g_autoptr (GMainLoop) loop = g_main_loop_new (NULL, FALSE);
   g_autoptr (GCancellable) cancellable = g_cancellable_new ();
   g_autoptr (GSocketConnection) stream = NULL;
@@ -79,7 +85,7 @@ mf_cli_connect (const char *path, GError **error)
   stream = connect_socket (path, error);
   if (!stream)
     return NULL;
-  timer = g_timeout_add (MF_CLI_TIMEOUT_MSEC, handshake_timed_out, &shake);
+  timer = g_timeout_add (timeout_msec, handshake_timed_out, &shake);
   g_dbus_connection_new (G_IO_STREAM (stream), NULL, G_DBUS_CONNECTION_FLAGS_AUTHENTICATION_CLIENT, NULL, cancellable,
                          handshake_done, &shake);
   g_main_loop_run (loop);

@@ -13,6 +13,7 @@ G_BEGIN_DECLS
 
 /* Connects to the service at the UNIX socket `path`. (transfer full) */
 GDBusConnection *mf_cli_connect (const char *path, GError **error);
+GDBusConnection *mf_cli_connect_within (const char *path, guint timeout_msec, GError **error);
 
 /* The one that makes regions and begins migrations. (transfer full) */
 MfDbusManager1 *mf_cli_manager (GDBusConnection *connection, GError **error);

@@ -131,6 +131,77 @@ handle_prepare_run (MfDbusManager1 *interface, GDBusMethodInvocation *invocation
   return G_DBUS_METHOD_INVOCATION_HANDLED;
 }
 
+/* What is done in the name of libvirt, which hands files over to other users. */
+static gboolean
+check_is_root (GDBusMethodInvocation *invocation, GError **error)
+{
+  GDBusConnection *connection = g_dbus_method_invocation_get_connection (invocation);
+  GCredentials *credentials = g_dbus_connection_get_peer_credentials (connection);
+  uid_t uid = credentials ? g_credentials_get_unix_user (credentials, NULL) : (uid_t) -1;
+
+  if (uid == 0 || uid == geteuid ())
+    return TRUE;
+  g_set_error (error, MF_ERROR, MF_ERROR_PERMISSION, "only root, as libvirt's hook, may do this");
+  return FALSE;
+}
+
+static char **
+prepare_domain (MfService *service, const char *name, GVariant *regions, GVariant *options, GError **error)
+{
+  static const option known[] = { { "owner", "u" }, { "qmp", "s" } };
+  g_autoptr (GArray) memory = g_array_new (FALSE, FALSE, sizeof (mf_service_memory));
+  mf_service_domain wish = { .name = name, .owner = geteuid () };
+  mf_service_memory each;
+  GVariantIter iter;
+  guint32 owner;
+  char **files = NULL;
+
+  if (!check_options (options, known, G_N_ELEMENTS (known), error))
+    return NULL;
+  g_variant_iter_init (&iter, regions);
+  while (g_variant_iter_next (&iter, "(&st)", &each.region, &each.size_bytes))
+    g_array_append_val (memory, each);
+  if (g_variant_lookup (options, "owner", "u", &owner))
+    wish.owner = owner;
+  g_variant_lookup (options, "qmp", "&s", &wish.qmp);
+  wish.memory = (const mf_service_memory *) memory->data;
+  wish.n_memory = memory->len;
+  return mf_service_prepare_domain (service, &wish, &files, error) ? files : NULL;
+}
+
+static gboolean
+handle_prepare_domain (MfDbusManager1 *interface, GDBusMethodInvocation *invocation, const char *name,
+                       GVariant *regions, GVariant *options, gpointer user_data)
+{
+  MfManagerObject *manager = user_data;
+  g_auto (GStrv) files = NULL;
+  g_autoptr (GError) error = NULL;
+
+  if (check_is_root (invocation, &error))
+    files = prepare_domain (manager->service, name, regions, options, &error);
+  if (files)
+    mf_dbus_manager1_complete_prepare_domain (interface, invocation, (const char *const *) files);
+  else
+    g_dbus_method_invocation_return_gerror (invocation, error);
+  return G_DBUS_METHOD_INVOCATION_HANDLED;
+}
+
+static gboolean
+handle_release_domain (MfDbusManager1 *interface, GDBusMethodInvocation *invocation, const char *name,
+                       gpointer user_data)
+{
+  MfManagerObject *manager = user_data;
+  g_autoptr (GError) error = NULL;
+
+  if (check_is_root (invocation, &error)) {
+    mf_service_release_domain (manager->service, name);
+    mf_dbus_manager1_complete_release_domain (interface, invocation);
+  } else {
+    g_dbus_method_invocation_return_gerror (invocation, error);
+  }
+  return G_DBUS_METHOD_INVOCATION_HANDLED;
+}
+
 static gboolean
 parse_migrate_options (GVariant *options, mf_migrate_options *parsed, GError **error)
 {
@@ -226,6 +297,8 @@ mf_manager_object_new (MfService *service)
   g_signal_connect (manager->interface, "handle-create-region", G_CALLBACK (handle_create_region), manager);
   g_signal_connect (manager->interface, "handle-remove-region", G_CALLBACK (handle_remove_region), manager);
   g_signal_connect (manager->interface, "handle-prepare-run", G_CALLBACK (handle_prepare_run), manager);
+  g_signal_connect (manager->interface, "handle-prepare-domain", G_CALLBACK (handle_prepare_domain), manager);
+  g_signal_connect (manager->interface, "handle-release-domain", G_CALLBACK (handle_release_domain), manager);
   g_signal_connect (manager->interface, "handle-migrate", G_CALLBACK (handle_migrate), manager);
   mf_dbus_object_skeleton_set_manager1 (manager->object, manager->interface);
   return manager;

@@ -14,6 +14,8 @@ typedef struct {
   MfRegion *region;
   MfUserfault *userfault; /* may be NULL */
   char *control;          /* may be NULL */
+  char *domain;           /* may be NULL */
+  gboolean released;
 } entry;
 
 struct _MfRegionSet {
@@ -30,6 +32,7 @@ entry_free (gpointer data)
   g_clear_pointer (&e->userfault, mf_userfault_unref);
   g_object_unref (e->region);
   g_free (e->control);
+  g_free (e->domain);
   g_free (e);
 }
 
@@ -83,24 +86,48 @@ record_of (MfRegionSet *set, const char *name)
   return g_strdup_printf ("%s/%s" RECORD_SUFFIX, set->folder, name);
 }
 
-static char *
-read_control (MfRegionSet *set, const char *name)
+/* What is remembered of the region; nothing of one that has no record. */
+static void
+read_record (MfRegionSet *set, const char *name, entry *e)
 {
   g_autoptr (GKeyFile) key_file = g_key_file_new ();
   g_autofree char *path = record_of (set, name);
 
   if (!g_key_file_load_from_file (key_file, path, G_KEY_FILE_NONE, NULL))
-    return NULL;
-  return g_key_file_get_string (key_file, "program", "control", NULL);
+    return;
+  e->control = g_key_file_get_string (key_file, "program", "control", NULL);
+  e->domain = g_key_file_get_string (key_file, "domain", "name", NULL);
+  e->released = g_key_file_get_boolean (key_file, "domain", "released", NULL);
+}
+
+static gboolean
+write_record (MfRegionSet *set, const char *name, const entry *e, GError **error)
+{
+  g_autoptr (GKeyFile) key_file = g_key_file_new ();
+  g_autofree char *path = record_of (set, name);
+  g_autofree char *text = NULL;
+  g_autoptr (GError) wrong = NULL;
+
+  g_key_file_set_string (key_file, "program", "control", e->control ? e->control : "");
+  if (e->domain) {
+    g_key_file_set_string (key_file, "domain", "name", e->domain);
+    g_key_file_set_boolean (key_file, "domain", "released", e->released);
+  }
+  text = g_key_file_to_data (key_file, NULL, NULL);
+  /* Replaced as a whole: a service that dies here leaves the old one or the new one. */
+  if (g_file_set_contents_full (path, text, -1, G_FILE_SET_CONTENTS_CONSISTENT, 0600, &wrong))
+    return TRUE;
+  g_set_error (error, MF_ERROR, MF_ERROR_IO, "%s: %s", path, wrong->message);
+  return FALSE;
 }
 
 static void
-add (MfRegionSet *set, MfRegion *region, const char *control)
+add (MfRegionSet *set, MfRegion *region)
 {
   entry *e = g_new0 (entry, 1);
 
   e->region = g_object_ref (region);
-  e->control = g_strdup (control);
+  read_record (set, mf_region_get_name (region), e);
   g_mutex_lock (&set->lock);
   g_hash_table_insert (set->entries, g_strdup (mf_region_get_name (region)), e);
   g_mutex_unlock (&set->lock);
@@ -112,7 +139,6 @@ static gboolean
 adopt (MfRegionSet *set, const char *name, GError **error)
 {
   g_autofree char *path = file_of (set, name);
-  g_autofree char *control = read_control (set, name);
   g_autoptr (MfStore) store = mf_store_open (path, FALSE, error);
   g_autoptr (MfRegion) region = store ? mf_region_new (name, store, error) : NULL;
   g_autoptr (GError) no_room = NULL;
@@ -122,7 +148,7 @@ adopt (MfRegionSet *set, const char *name, GError **error)
   /* Its program may be running: a region without room is still a region. */
   if (!mf_store_reserve (store, &no_room))
     g_warning ("region %s: %s", name, no_room->message);
-  add (set, region, control);
+  add (set, region);
   return TRUE;
 }
 
@@ -183,6 +209,7 @@ gboolean
 mf_region_set_create (MfRegionSet *set, const char *name, guint64 size, uid_t owner, GError **error)
 {
   g_autofree char *path = file_of (set, name);
+  g_autofree char *record = record_of (set, name);
   g_autoptr (MfRegion) region = NULL;
 
   if (!check_name (name, error))
@@ -192,7 +219,9 @@ mf_region_set_create (MfRegionSet *set, const char *name, guint64 size, uid_t ow
     g_prefix_error (error, "region %s: ", name);
     return FALSE;
   }
-  add (set, region, NULL);
+  /* Of another one, whose file somebody else has removed. */
+  unlink (record);
+  add (set, region);
   return TRUE;
 }
 
@@ -330,38 +359,60 @@ mf_region_set_pid (MfRegionSet *set, const char *name)
   return userfault ? mf_userfault_pid (userfault) : 0;
 }
 
-static gboolean
-write_control (MfRegionSet *set, const char *name, const char *control, GError **error)
+/* A copy of what is remembered of the region, to be changed and written without the lock; NULL: MF_ERROR_NOT_FOUND. */
+static entry *
+copy_facts (MfRegionSet *set, const char *name, GError **error)
 {
-  g_autoptr (GKeyFile) key_file = g_key_file_new ();
-  g_autofree char *path = record_of (set, name);
-  g_autofree char *text = NULL;
-  g_autoptr (GError) wrong = NULL;
+  entry *copy = NULL, *e;
 
-  g_key_file_set_string (key_file, "program", "control", control ? control : "");
-  text = g_key_file_to_data (key_file, NULL, NULL);
-  /* Replaced as a whole: a service that dies here leaves the old one or the new one. */
-  if (g_file_set_contents_full (path, text, -1, G_FILE_SET_CONTENTS_CONSISTENT, 0600, &wrong))
-    return TRUE;
-  g_set_error (error, MF_ERROR, MF_ERROR_IO, "%s: %s", path, wrong->message);
-  return FALSE;
+  g_mutex_lock (&set->lock);
+  e = g_hash_table_lookup (set->entries, name);
+  if (e) {
+    copy = g_new0 (entry, 1);
+    copy->region = g_object_ref (e->region);
+    copy->control = g_strdup (e->control);
+    copy->domain = g_strdup (e->domain);
+    copy->released = e->released;
+  }
+  g_mutex_unlock (&set->lock);
+  if (!copy)
+    g_set_error (error, MF_ERROR, MF_ERROR_NOT_FOUND, "%s: there is no such region", name);
+  return copy;
+}
+
+/* Writes what is to be remembered and takes it over; `facts` is freed. */
+static gboolean
+remember (MfRegionSet *set, const char *name, entry *facts, GError **error)
+{
+  gboolean written = write_record (set, name, facts, error);
+  entry *e;
+
+  g_mutex_lock (&set->lock);
+  e = written ? g_hash_table_lookup (set->entries, name) : NULL;
+  if (e) {
+    char *control = e->control, *domain = e->domain;
+
+    e->control = g_steal_pointer (&facts->control);
+    e->domain = g_steal_pointer (&facts->domain);
+    e->released = facts->released;
+    facts->control = control;
+    facts->domain = domain;
+  }
+  g_mutex_unlock (&set->lock);
+  entry_free (facts);
+  return written;
 }
 
 gboolean
 mf_region_set_control (MfRegionSet *set, const char *name, const char *control, GError **error)
 {
-  entry *e;
+  entry *facts = copy_facts (set, name, error);
 
-  if (!write_control (set, name, control, error))
+  if (!facts)
     return FALSE;
-  g_mutex_lock (&set->lock);
-  e = g_hash_table_lookup (set->entries, name);
-  if (e) {
-    g_free (e->control);
-    e->control = g_strdup (control);
-  }
-  g_mutex_unlock (&set->lock);
-  return TRUE;
+  g_free (facts->control);
+  facts->control = g_strdup (control);
+  return remember (set, name, facts, error);
 }
 
 char *
@@ -377,4 +428,33 @@ mf_region_set_dup_control (MfRegionSet *set, const char *name)
     control = g_strdup (e->control);
   g_mutex_unlock (&set->lock);
   return control;
+}
+
+gboolean
+mf_region_set_domain (MfRegionSet *set, const char *name, const char *domain, gboolean released, GError **error)
+{
+  entry *facts = copy_facts (set, name, error);
+
+  if (!facts)
+    return FALSE;
+  g_free (facts->domain);
+  facts->domain = g_strdup (domain);
+  facts->released = released;
+  return remember (set, name, facts, error);
+}
+
+char *
+mf_region_set_dup_domain (MfRegionSet *set, const char *name, gboolean *released)
+{
+  char *domain = NULL;
+  entry *e;
+
+  g_mutex_lock (&set->lock);
+  e = g_hash_table_lookup (set->entries, name);
+  if (e) {
+    domain = g_strdup (e->domain);
+    *released = e->released;
+  }
+  g_mutex_unlock (&set->lock);
+  return domain;
 }

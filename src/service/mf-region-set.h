@@ -45,4 +45,11 @@ pid_t mf_region_set_pid (MfRegionSet *set, const char *name);
 gboolean mf_region_set_control (MfRegionSet *set, const char *name, const char *control, GError **error);
 char *mf_region_set_dup_control (MfRegionSet *set, const char *name);
 
+/* The domain of libvirt whose memory it is, remembered over restarts as well; NULL: it is no domain's. `released`: the domain has ended, and the
+ * region is to be removed as soon as nobody needs it. */
+gboolean mf_region_set_domain (MfRegionSet *set, const char *name, const char *domain, gboolean released,
+                               GError **error);
+/* (transfer full) `released` is left alone when there is no such region. */
+char *mf_region_set_dup_domain (MfRegionSet *set, const char *name, gboolean *released);
+
 G_END_DECLS

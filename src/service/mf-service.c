@@ -10,6 +10,7 @@
 #include "service/mf-region-object.h"
 #include "service/mf-region-set.h"
 #include "service/mf-service-folder.h"
+#include "service/mf-service-private.h"
 #include <errno.h>
 #include <signal.h>
 #include <string.h>
@@ -35,8 +36,8 @@ struct _MfService {
 
 /* --- Regions on the bus --- */
 
-static void
-show_region (MfService *service, const char *name)
+void
+mf_service_show_region (MfService *service, const char *name)
 {
   MfDbusObjectSkeleton *object = g_hash_table_lookup (service->objects, name);
   g_autofree char *control = mf_region_set_dup_control (service->regions, name);
@@ -62,7 +63,7 @@ export_region (MfService *service, const char *name)
     return;
   object = mf_region_object_new (region);
   g_hash_table_insert (service->objects, g_strdup (name), object);
-  show_region (service, name);
+  mf_service_show_region (service, name);
   mf_service_bus_export (service->bus, G_DBUS_OBJECT_SKELETON (object));
 }
 
@@ -84,8 +85,10 @@ job_changed (MfJobObject *job, gpointer user_data)
   MfService *service = user_data;
   const char *const *names = mf_migration_get_regions (mf_job_object_migration (job));
 
-  for (; *names; names++)
-    show_region (service, *names);
+  for (; *names; names++) {
+    mf_service_show_region (service, *names);
+    mf_service_settle_domain (service, *names);
+  }
 }
 
 static void
@@ -238,8 +241,8 @@ host_appeared (MfMigration *migration, gpointer user_data)
 /* --- Programs --- */
 
 /* One program has a region: a second one's faults and writes nobody would see. One that has ended may not have been noticed yet. */
-static gboolean
-is_taken (MfService *service, const char *name, pid_t pid, GError **error)
+gboolean
+mf_service_is_taken (MfService *service, const char *name, pid_t pid, GError **error)
 {
   pid_t owner = mf_region_set_pid (service->regions, name);
 
@@ -255,7 +258,7 @@ handover_find_region (int fd, pid_t pid, GError **error, gpointer user_data)
   MfService *service = user_data;
   g_autoptr (MfRegion) region = mf_region_set_find_file (service->regions, fd, error);
 
-  if (!region || is_taken (service, mf_region_get_name (region), pid, error))
+  if (!region || mf_service_is_taken (service, mf_region_get_name (region), pid, error))
     return NULL;
   return g_steal_pointer (&region);
 }
@@ -270,7 +273,7 @@ handover_attached (MfUserfault *userfault, gboolean again, gpointer user_data)
   g_message ("region %s: process %d has it mapped%s", name, (int) mf_userfault_pid (userfault), again ? ", again" : "");
   mf_region_set_attach (service->regions, mf_userfault_region (userfault), userfault);
   mf_host_attached (service->host, userfault);
-  show_region (service, name);
+  mf_service_show_region (service, name);
 }
 
 static void
@@ -286,7 +289,7 @@ handover_detached (MfUserfault *userfault, gpointer user_data)
   g_message ("region %s: process %d has let it go", mf_region_get_name (region), (int) mf_userfault_pid (userfault));
   mf_region_set_attach (service->regions, region, NULL);
   mf_host_detached (service->host, userfault);
-  show_region (service, mf_region_get_name (region));
+  mf_service_show_region (service, mf_region_get_name (region));
 }
 
 /* --- Beginning --- */
@@ -341,8 +344,10 @@ recover (MfService *service, GError **error)
     export_region (service, *name);
   if (!mf_host_recover (service->host, error))
     return FALSE;
-  for (char **name = names; *name; name++)
-    show_region (service, *name);
+  for (char **name = names; *name; name++) {
+    mf_service_show_region (service, *name);
+    mf_service_settle_domain (service, *name);
+  }
   return TRUE;
 }
 
@@ -441,6 +446,18 @@ mf_service_free (MfService *service)
   g_free (service);
 }
 
+MfRegionSet *
+mf_service_regions (MfService *service)
+{
+  return service->regions;
+}
+
+MfHost *
+mf_service_host (MfService *service)
+{
+  return service->host;
+}
+
 const mf_service_config *
 mf_service_get_config (MfService *service)
 {
@@ -455,8 +472,8 @@ mf_service_get_listening (MfService *service)
 
 /* --- What clients ask for --- */
 
-static gboolean
-remember_control (MfService *service, const char *name, const char *qmp, GError **error)
+gboolean
+mf_service_remember_control (MfService *service, const char *name, const char *qmp, GError **error)
 {
   if (!qmp)
     return TRUE;
@@ -479,7 +496,7 @@ mf_service_create_region (MfService *service, const char *name, guint64 size, co
   }
   if (!mf_region_set_create (service->regions, name, size, client->uid, error))
     return FALSE;
-  if (!remember_control (service, name, client->qmp, error)) {
+  if (!mf_service_remember_control (service, name, client->qmp, error)) {
     mf_region_set_remove (service->regions, name, NULL);
     return FALSE;
   }
@@ -530,7 +547,16 @@ region_to_run (MfService *service, const char *name, guint64 size, const mf_serv
                  (guint64) mf_region_get_size (region), size);
     return NULL;
   }
-  return remember_control (service, name, client->qmp, error) ? g_steal_pointer (&region) : NULL;
+  return mf_service_remember_control (service, name, client->qmp, error) ? g_steal_pointer (&region) : NULL;
+}
+
+gboolean
+mf_service_check_programs (MfService *service, MfStore *store, GError **error)
+{
+  if (!service->no_handover)
+    return mf_userfault_check (store, error);
+  g_propagate_error (error, g_error_copy (service->no_handover));
+  return FALSE;
 }
 
 gboolean
@@ -540,13 +566,9 @@ mf_service_prepare_run (MfService *service, const char *name, guint64 size, cons
   g_autoptr (MfRegion) region = NULL;
 
   /* What the kernel lacks is lacking whatever the region: before one is made for nothing. */
-  if (service->no_handover) {
-    g_propagate_error (error, g_error_copy (service->no_handover));
+  if (!mf_service_check_programs (service, NULL, error))
     return FALSE;
-  }
-  if (!mf_userfault_check (NULL, error))
-    return FALSE;
-  if (is_taken (service, name, 0, error))
+  if (mf_service_is_taken (service, name, 0, error))
     return FALSE;
   if (mf_host_region_role (service->host, name) == MF_REGION_SERVING) {
     g_set_error (
@@ -558,7 +580,7 @@ mf_service_prepare_run (MfService *service, const char *name, guint64 size, cons
   region = region_to_run (service, name, size, client, error);
   if (!region || !mf_userfault_check (mf_region_store (region), error))
     return FALSE;
-  show_region (service, name);
+  mf_service_show_region (service, name);
   run->handover = g_strdup (service->handover_path);
   run->file = g_strdup (mf_store_path (mf_region_store (region)));
   return TRUE;

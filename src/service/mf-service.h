@@ -44,6 +44,26 @@ gboolean mf_service_remove_region (MfService *service, const char *name, gboolea
 /* See PrepareRun in org.memferry.xml. `run` is filled. */
 gboolean mf_service_prepare_run (MfService *service, const char *name, guint64 size, const mf_service_client *client,
                                  mf_service_run *run, GError **error);
+/* One file of a domain's memory. */
+typedef struct {
+  const char *region;
+  guint64 size_bytes;
+} mf_service_memory;
+
+/* A domain of libvirt that is about to be started. */
+typedef struct {
+  const char *name;
+  const mf_service_memory *memory;
+  guint n_memory;
+  uid_t owner;     /* QEMU's user */
+  const char *qmp; /* NULL: nothing said */
+} mf_service_domain;
+
+/* See PrepareDomain in org.memferry.xml. `files`: of the regions, in their order; free with g_strfreev(). */
+gboolean mf_service_prepare_domain (MfService *service, const mf_service_domain *wish, char ***files, GError **error);
+/* See ReleaseDomain. */
+void mf_service_release_domain (MfService *service, const char *name);
+
 /* `client`: NULL to go on without. The job stays the service's. */
 MfJobObject *mf_service_migrate (MfService *service, const char *const *regions, const char *peer,
                                  const mf_program_choice *program, const mf_program_choice *peer_program,

@@ -134,6 +134,10 @@ class Host:
             built = os.path.join(service.BUILD, "src", folder, file)
             if os.path.exists(built):
                 shutil.copy(built, self.outside(f"{_INSTALLED}/{folder}"))
+        hook = os.path.join(service.BUILD, "integration", "libvirt", "memferry")
+        if os.path.exists(hook):
+            os.makedirs(self.outside("/etc/libvirt/hooks/qemu.d"))
+            os.chmod(shutil.copy(hook, self.outside("/etc/libvirt/hooks/qemu.d")), 0o755)
 
     def _write(self, path, text):
         with open(self._own + path, "w", encoding="ascii") as file:
