@@ -430,7 +430,10 @@ mf_service_free (MfService *service)
 {
   /* No new migrations, then the end of those that there are, which may still need the programs. */
   g_clear_pointer (&service->listener, mf_link_listener_free);
-  g_clear_pointer (&service->host, mf_host_free);
+  /* What ends in here is shown, and the host asked for it, until the last of them has ended. */
+  if (service->host)
+    mf_host_free (service->host);
+  service->host = NULL;
   g_clear_pointer (&service->handover, mf_handover_free);
   g_clear_pointer (&service->jobs, mf_job_list_free);
   g_clear_pointer (&service->manager, mf_manager_object_free);

@@ -62,6 +62,8 @@ class Service:
             self.process.kill()
             self.process.wait()
             raise RuntimeError(f"memferryd on host {self.name} did not end within 20 s of SIGTERM") from None
+        if self.process.returncode != 0:
+            raise RuntimeError(f"memferryd on host {self.name} ended with {self.process.returncode}: {self.log()[-500:]}")
 
     def start(self):
         """Starts it (again) and waits until it answers."""
