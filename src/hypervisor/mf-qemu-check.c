@@ -158,6 +158,7 @@ mf_qemu_check (mf_program *program, gboolean is_source, mf_program_info *info, G
     info->switchover_ack = acknowledges;
     g_string_append_printf (signature, "capability switchover-ack=%s\n", acknowledges ? "on" : "off");
   }
+  mf_qemu_has_capability (qemu, "return-path", &info->return_path);
   info->description = describe (qemu, cancellable);
   info->signature = g_strndup (signature->str, signature->len);
   return TRUE;

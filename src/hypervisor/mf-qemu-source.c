@@ -21,6 +21,8 @@
 #define STOP_LIMIT_USEC      (30 * G_USEC_PER_SEC)
 #define ROLL_BACK_LIMIT_USEC (30 * G_USEC_PER_SEC)
 #define ROLL_BACK_STEP_USEC  (10 * 1000)
+/* For the end of its migration, once the return path's last word is on its way. */
+#define RETURN_LIMIT_USEC (10 * G_USEC_PER_SEC)
 /* The whole device state fits, so that QEMU is done with writing at once when it is released. */
 #define STATE_BUFFER_BYTES (8 << 20)
 
@@ -195,11 +197,14 @@ mf_qemu_await_sent (mf_program *program, GCancellable *cancellable, GError **err
   static const char *const statuses[] = { "completed", "failed", "cancelled", NULL };
   mf_qemu *qemu = mf_qemu_of (program);
   g_autoptr (mf_qmp_event) event = NULL;
+  gboolean has_return_path = FALSE;
   const char *status;
 
   if (qemu->sent)
     return TRUE;
-  event = mf_qemu_await (qemu, statuses, FALSE, -1, cancellable, error);
+  mf_qemu_has_capability (qemu, "return-path", &has_return_path);
+  event = mf_qemu_await (qemu, statuses, FALSE, has_return_path ? mf_deadline_after (RETURN_LIMIT_USEC) : -1,
+                         cancellable, error);
   if (event == NULL)
     return FALSE;
   status = mf_json_string (event->data, "status");

@@ -88,6 +88,20 @@ mf_qemu_give_fd (mf_qemu *qemu, const char *name, int fd, GCancellable *cancella
   return answer != NULL;
 }
 
+/* It was released, by us or a former service, and waits for the last word of its return path (see mf-qemu-source.c). */
+static gboolean
+is_released (mf_qemu *qemu)
+{
+  mf_qemu_leftover leftover = MF_QEMU_LEFT_NOTHING;
+  g_autofree char *status = NULL;
+
+  if (!qemu->has_reader && (qemu->was_checked || !mf_qemu_find_leftover (qemu, &leftover, NULL) ||
+                            leftover == MF_QEMU_LEFT_NOTHING || leftover == MF_QEMU_LEFT_TARGET))
+    return FALSE;
+  status = mf_qemu_migration_status (qemu, NULL, NULL);
+  return status != NULL && mf_qemu_status_is_active (status);
+}
+
 void
 mf_qemu_clean_up (mf_program *program)
 {
@@ -101,6 +115,15 @@ mf_qemu_clean_up (mf_program *program)
   qemu->incoming_fd = -1;
   if (qemu->qmp == NULL)
     return;
+  /* Its stream must stay whole, or it lets its guest run again; and its settings can't be changed meanwhile. */
+  if (is_released (qemu)) {
+    g_message (
+        "the QEMU at %s does not end its migration, since the word that it waits for was lost with a service: its "
+        "guest has moved and stands here; end this QEMU",
+        qemu->qmp_path);
+    g_clear_pointer (&qemu->qmp, mf_qmp_free_when_answered);
+    return;
+  }
   mf_qemu_restore_settings (qemu);
   /* A former service may have given it one; an error: it has none. */
   if (qemu->has_reader || !qemu->was_checked)

@@ -31,6 +31,8 @@ typedef struct {
       drains_for_scans; /* a disk uses O_DIRECT: scans are exact only while the program stands (pause/resume around them) */
   gboolean
       switchover_ack; /* the receiving program acknowledges the head of the device state, and the sending one does not stop before */
+  gboolean
+      return_path; /* source: the program doesn't end its migration before the receiving one has said, with a last message on the return path, that it has loaded */
   gboolean is_running; /* FALSE: it was paused by its user, and is to stay so on the other side */
   char *description;   /* for people: "QEMU 7.2.22, pid 4711" (owned by this struct's holder, g_free) */
   char *

@@ -123,12 +123,15 @@ static gboolean
 start_relay (mf_source *source, int *program_end, int *reader_end, GError **error)
 {
   int ends[2] = { source->sender_fd, -1 }, stream = source->state_fd;
+  /* Whoever guides the program may have it use its return path. */
+  mf_state_relay_flags flags =
+      source->info.return_path || source->is_guided ? MF_STATE_RELAY_RETURN : MF_STATE_RELAY_FORWARD;
 
   /* A program that has been told to migrate by somebody else has its own end already. */
   if (!source->is_guided && socketpair (AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0)
     return mf_error_from_errno (error, errno, "making a socket for the device state");
   source->state_fd = source->sender_fd = -1;
-  source->relay = mf_state_relay_new (ends[0], stream, MF_STATE_RELAY_FORWARD, error);
+  source->relay = mf_state_relay_new (ends[0], stream, flags, error);
   if (source->relay == NULL) {
     if (ends[1] >= 0)
       close (ends[1]);
@@ -236,6 +239,7 @@ mf_source_switchover (mf_source *source, GError **error)
   note_time (source, "taken over");
   if (!hand_over (source, error))
     return FALSE;
+  mf_state_relay_leave_program (source->relay);
 
   if ((source->is_guided ||
        source->program->ops->release (source->program, mf_host_stopping (source->host), &local_error)) &&
@@ -375,6 +379,9 @@ mf_source_done (mf_source *source, GError **error)
 
   if (!mf_host_record (source->host, source->record, MF_PHASE_AWAY, error))
     return FALSE;
+  /* What can't come any more the program here would wait for in vain. */
+  if (source->relay != NULL)
+    mf_state_relay_end_return (source->relay);
   if (!source->resumed && !source->is_guided &&
       !source->program->ops->await_sent (source->program, mf_host_stopping (source->host), &local_error)) {
     g_debug ("the program's own end: %s", local_error->message);

@@ -10,8 +10,12 @@
  * after it was released lets its guest run again, and by then the target may run it. So when the stream to the target is gone, the source's
  * relay goes on reading what its program writes, to the end, and throws it away; and the end of the return path isn't passed on. Only freeing it closes the program's side.
  *
- * The acknowledgement that a program with switchover-ack gives is a message of its return path: big-endian 16-bit type 7, 16-bit length 0. The
- * return path is a sequence of such messages, and is read as one: the four bytes may stand in another message's payload.
+ * The target's relay, once it has been let go, gives its program all that has come, even if the stream is gone: that may be the whole state, and then the program
+ * runs. What the program says to nobody any more is thrown away.
+ *
+ * The return path is a sequence of messages: big-endian 16-bit type, 16-bit length of what follows. Type 7 with nothing in it is the acknowledgement that a program
+ * with switchover-ack gives; it is looked for message by message, for the four bytes may stand in another one's payload. Type 1, with 32 bits that are 0
+ * when all is well, is its last word. A source's program gets whole messages only, so that its last word can be said for a stream that broke in the middle of one.
  */
 #include "migrate/mf-state-relay.h"
 
@@ -26,6 +30,7 @@
 #define READ_BYTES        (256u << 10)
 #define FLOW_MAX_BYTES    (1u << 20)
 #define RETURN_HEAD_BYTES 4
+#define RETURN_SHUT_TYPE  1
 #define RETURN_ACK_TYPE   7
 
 typedef struct {
@@ -41,8 +46,9 @@ typedef struct {
 /* Where in the return path's messages we are. */
 typedef struct {
   guint8 head[RETURN_HEAD_BYTES];
-  guint head_bytes;
+  guint head_bytes; /* of the message that isn't whole yet */
   guint payload_left;
+  guint part_bytes; /* of it, with its head */
 } return_reader;
 
 struct _mf_state_relay {
@@ -51,9 +57,11 @@ struct _mf_state_relay {
   mf_state_relay_flags flags;
   GThread *thread;
 
-  gint released; /* atomic */
-  gint stopping; /* atomic */
-  GMutex lock;   /* the two below */
+  gint released;    /* atomic */
+  gint leaves;      /* atomic: the program's socket is closed, and not shut down */
+  gint ends_return; /* atomic: the last word is to be said */
+  gint stopping;    /* atomic */
+  GMutex lock;      /* the two below */
   guint64 bytes;
   GError *error;
 
@@ -61,6 +69,7 @@ struct _mf_state_relay {
   flow in, out;
   return_reader reader;
   gboolean acknowledged;
+  gboolean return_ended; /* the last word has been taken in */
   guint8 *scratch;
 };
 
@@ -68,6 +77,15 @@ static gsize
 flow_left (const flow *f)
 {
   return f->buffer->len - f->sent;
+}
+
+/* What may be written: of a source's return path what is whole. */
+static gsize
+flow_ready (const mf_state_relay *relay, const flow *f)
+{
+  gboolean is_return = (relay->flags & MF_STATE_RELAY_RETURN) && f == &relay->in;
+
+  return flow_left (f) - (is_return ? MIN (relay->reader.part_bytes, flow_left (f)) : 0);
 }
 
 static void
@@ -112,38 +130,72 @@ discard (flow *f)
 static gboolean
 flow_failed (mf_state_relay *relay, flow *f, gboolean was_reading, int errnum)
 {
+  gboolean is_program = was_reading == (f == &relay->out);
+
   fail (relay, MF_ERROR_CONNECTION, g_strerror (errnum));
   /* A source's program that can't be read is gone; nothing else ends it. */
-  if (!is_source (relay) || (was_reading && f == &relay->out))
+  if (is_source (relay) ? is_program && was_reading : is_program || !g_atomic_int_get (&relay->released))
     return FALSE;
+  if (!is_source (relay) && was_reading) {
+    f->ended = TRUE;
+    return TRUE;
+  }
   discard (f);
   f->ended = f->ended || was_reading;
   return TRUE;
 }
 
-/* TRUE when an acknowledgement ends in `bytes`. */
+/* Whether a message of `type` ends in the bytes. */
 static gboolean
-find_acknowledgement (return_reader *reader, const guint8 *bytes, gsize length)
+find_message (return_reader *reader, guint type, const guint8 *bytes, gsize length)
 {
   gboolean found = FALSE;
 
   while (length > 0) {
-    gsize skip = MIN (length, reader->payload_left);
+    gsize step = 1;
 
-    reader->payload_left -= (guint) skip;
-    bytes += skip;
-    length -= skip;
-    if (length == 0)
-      break;
-    reader->head[reader->head_bytes++] = *bytes++;
-    length--;
-    if (reader->head_bytes == RETURN_HEAD_BYTES) {
-      reader->head_bytes = 0;
-      reader->payload_left = (guint) reader->head[2] << 8 | reader->head[3];
-      found |= ((guint) reader->head[0] << 8 | reader->head[1]) == RETURN_ACK_TYPE;
+    if (reader->head_bytes < RETURN_HEAD_BYTES) {
+      reader->head[reader->head_bytes++] = *bytes;
+      if (reader->head_bytes == RETURN_HEAD_BYTES)
+        reader->payload_left = (guint) reader->head[2] << 8 | reader->head[3];
+    } else {
+      step = MIN (length, reader->payload_left);
+      reader->payload_left -= (guint) step;
     }
+    reader->part_bytes += (guint) step;
+    if (reader->head_bytes == RETURN_HEAD_BYTES && reader->payload_left == 0) {
+      found |= ((guint) reader->head[0] << 8 | reader->head[1]) == type;
+      reader->head_bytes = reader->part_bytes = 0;
+    }
+    bytes += step;
+    length -= step;
   }
   return found;
+}
+
+/* What came of the return path. */
+static void
+read_return (mf_state_relay *relay, const guint8 *bytes, gsize length)
+{
+  if (relay->flags & MF_STATE_RELAY_ACK)
+    relay->acknowledged |= find_message (&relay->reader, RETURN_ACK_TYPE, bytes, length);
+  else if (relay->flags & MF_STATE_RELAY_RETURN)
+    relay->return_ended |= find_message (&relay->reader, RETURN_SHUT_TYPE, bytes, length);
+}
+
+/* The other side's last word, if it didn't come. */
+static void
+end_return (mf_state_relay *relay)
+{
+  static const guint8 last[] = { 0, RETURN_SHUT_TYPE, 0, 4, 0, 0, 0, 0 };
+  flow *f = &relay->in;
+
+  if (relay->return_ended || !(relay->flags & MF_STATE_RELAY_RETURN))
+    return;
+  g_byte_array_set_size (f->buffer, f->buffer->len - (guint) MIN (relay->reader.part_bytes, flow_left (f)));
+  g_byte_array_append (f->buffer, last, sizeof last);
+  relay->reader = (return_reader){ 0 };
+  relay->return_ended = f->ended = TRUE;
 }
 
 /* FALSE: the other end is gone in a way that ends everything. */
@@ -166,8 +218,8 @@ flow_read (mf_state_relay *relay, flow *f)
     g_mutex_lock (&relay->lock);
     relay->bytes += (guint64) got;
     g_mutex_unlock (&relay->lock);
-  } else if ((relay->flags & MF_STATE_RELAY_ACK) && !relay->acknowledged) {
-    relay->acknowledged = find_acknowledgement (&relay->reader, relay->scratch, (gsize) got);
+  } else {
+    read_return (relay, relay->scratch, (gsize) got);
   }
   return TRUE;
 }
@@ -177,8 +229,8 @@ flow_write (mf_state_relay *relay, flow *f)
 {
   ssize_t put;
 
-  while (flow_left (f) > 0) {
-    put = send (f->to, f->buffer->data + f->sent, flow_left (f), MSG_DONTWAIT | MSG_NOSIGNAL);
+  while (flow_ready (relay, f) > 0) {
+    put = send (f->to, f->buffer->data + f->sent, flow_ready (relay, f), MSG_DONTWAIT | MSG_NOSIGNAL);
     if (put < 0 && errno == EINTR)
       continue;
     if (put < 0 && errno == EAGAIN)
@@ -187,7 +239,7 @@ flow_write (mf_state_relay *relay, flow *f)
       return flow_failed (relay, f, FALSE, errno);
     f->sent += (gsize) put;
   }
-  g_byte_array_set_size (f->buffer, 0);
+  g_byte_array_remove_range (f->buffer, 0, (guint) f->sent);
   f->sent = 0;
   if (f->ended && !f->closed) {
     if (!f->discards && !(is_source (relay) && f == &relay->in))
@@ -230,7 +282,7 @@ step (mf_state_relay *relay)
     stream->events |= POLLIN;
   if (wants_read (&relay->out))
     program->events |= POLLIN;
-  if (!relay->in.held && flow_left (&relay->in) > 0)
+  if (!relay->in.held && flow_ready (relay, &relay->in) > 0)
     program->events |= POLLOUT;
   if (flow_left (&relay->out) > 0)
     stream->events |= POLLOUT;
@@ -248,6 +300,8 @@ step (mf_state_relay *relay)
     return FALSE;
   if ((program->events & POLLIN) && program->revents != 0 && !flow_read (relay, &relay->out))
     return FALSE;
+  if (g_atomic_int_get (&relay->ends_return))
+    end_return (relay);
   relay->in.held = must_hold (relay);
   if (!relay->in.held && !flow_write (relay, &relay->in))
     return FALSE;
@@ -261,8 +315,13 @@ run (gpointer data)
 
   while (!g_atomic_int_get (&relay->stopping) && !(relay->in.closed && relay->out.closed) && step (relay))
     ;
+  if (g_atomic_int_get (&relay->ends_return)) {
+    end_return (relay);
+    flow_write (relay, &relay->in);
+  }
   /* One that failed is over for both sides at once. */
-  shutdown (relay->program_fd, SHUT_RDWR);
+  if (!g_atomic_int_get (&relay->leaves))
+    shutdown (relay->program_fd, SHUT_RDWR);
   shutdown (relay->stream_fd, SHUT_RDWR);
   return NULL;
 }
@@ -305,6 +364,19 @@ void
 mf_state_relay_release (mf_state_relay *relay)
 {
   g_atomic_int_set (&relay->released, 1);
+  wake (relay);
+}
+
+void
+mf_state_relay_leave_program (mf_state_relay *relay)
+{
+  g_atomic_int_set (&relay->leaves, 1);
+}
+
+void
+mf_state_relay_end_return (mf_state_relay *relay)
+{
+  g_atomic_int_set (&relay->ends_return, 1);
   wake (relay);
 }
 

@@ -210,6 +210,26 @@ test_broken_target (void)
   stop (&f);
 }
 
+/* The stream is gone when the target's program begins to read: it gets all there is, whatever it says itself meanwhile. */
+static void
+test_released_target (void)
+{
+  g_autofree guint8 *big = g_malloc0 (BIG_BYTES);
+  Fixture f;
+
+  start (&f, MF_STATE_RELAY_HOLD);
+  put (f.stream, big, BIG_BYTES);
+  await_bytes (&f, BIG_BYTES);
+  close (f.stream);
+  f.stream = dup (f.program);
+  mf_state_relay_release (f.relay);
+  put (f.program, "return", 6);
+  await_error (&f);
+  expect (f.program, big, BIG_BYTES);
+  expect_end (f.program);
+  stop (&f);
+}
+
 /* On the source, the program gets rid of all that it has to say and sees no end, although nobody is there any more. */
 static void
 test_broken_source (void)
@@ -248,6 +268,73 @@ test_return_path_ends (void)
   stop (&f);
 }
 
+static const guint8 last_word[] = { 0, 1, 0, 4, 0, 0, 0, 0 };
+
+/* The stream breaks in the middle of a message: the program gets whole ones only, and the last word when it is due. */
+static void
+test_last_word_is_said (void)
+{
+  const guint8 whole[] = { 0, 2, 0, 1, 9 };
+  const guint8 broken[] = { 0, 1, 0, 4, 0, 0 };
+  Fixture f;
+
+  start (&f, MF_STATE_RELAY_RETURN);
+  put (f.stream, whole, sizeof whole);
+  put (f.stream, broken, sizeof broken);
+  expect (f.program, whole, sizeof whole);
+  close (f.stream);
+  f.stream = dup (f.program);
+  put (f.program, "state", 5);
+  await_bytes (&f, 5);
+  await_error (&f);
+  g_assert_false (is_readable (f.program, 0));
+  mf_state_relay_end_return (f.relay);
+  expect (f.program, last_word, sizeof last_word);
+  g_assert_false (is_readable (f.program, 0));
+  stop (&f);
+}
+
+/* It comes in two pieces, and is not said again. */
+static void
+test_last_word_came (void)
+{
+  Fixture f;
+
+  start (&f, MF_STATE_RELAY_RETURN);
+  put (f.stream, last_word, 3);
+  put (f.stream, last_word + 3, sizeof last_word - 3);
+  expect (f.program, last_word, sizeof last_word);
+  mf_state_relay_end_return (f.relay);
+  /* Whatever it had to say it has said before it goes on with this. */
+  put (f.program, "state", 5);
+  expect (f.stream, "state", 5);
+  g_assert_false (is_readable (f.program, 0));
+  stop (&f);
+}
+
+/* A program that keeps a copy of the relay's end sees no end of its stream when the relay goes. */
+static void
+test_left_program (void)
+{
+  g_autoptr (GError) error = NULL;
+  int program[2], stream[2], copy;
+  mf_state_relay *relay;
+
+  g_assert_cmpint (socketpair (AF_UNIX, SOCK_STREAM, 0, program), ==, 0);
+  g_assert_cmpint (socketpair (AF_UNIX, SOCK_STREAM, 0, stream), ==, 0);
+  copy = dup (program[1]);
+  relay = mf_state_relay_new (program[1], stream[1], MF_STATE_RELAY_RETURN, &error);
+  g_assert_no_error (error);
+  mf_state_relay_leave_program (relay);
+  mf_state_relay_free (relay);
+  expect_end (stream[0]);
+  g_assert_false (is_readable (program[0], 0));
+  put (program[0], "more", 4);
+  close (copy);
+  close (program[0]);
+  close (stream[0]);
+}
+
 int
 main (int argc, char **argv)
 {
@@ -257,7 +344,11 @@ main (int argc, char **argv)
   g_test_add_func ("/state-relay/acknowledgement", test_acknowledgement);
   g_test_add_func ("/state-relay/roll-back", test_roll_back);
   g_test_add_func ("/state-relay/broken-target", test_broken_target);
+  g_test_add_func ("/state-relay/released-target", test_released_target);
   g_test_add_func ("/state-relay/broken-source", test_broken_source);
   g_test_add_func ("/state-relay/return-path-ends", test_return_path_ends);
+  g_test_add_func ("/state-relay/last-word-is-said", test_last_word_is_said);
+  g_test_add_func ("/state-relay/last-word-came", test_last_word_came);
+  g_test_add_func ("/state-relay/left-program", test_left_program);
   return g_test_run ();
 }
