@@ -91,6 +91,12 @@ start (const hook *h, GError **error)
   g_auto (GStrv) files = NULL;
   uid_t owner = 0;
 
+  if (mf_domain_is_of_another_name (h->domain)) {
+    g_set_error (error, MF_ERROR, MF_ERROR_NOT_SUPPORTED,
+                 "it was enabled under another name, and renamed or cloned since: memferry domain enable %s",
+                 mf_domain_get_name (h->domain));
+    return FALSE;
+  }
   if (!manager) {
     /* Then QEMU makes a file of its own, and the preload library finds nothing to do. A migration to here has failed before, at migrate. */
     g_printerr ("memferry hook: %s starts without memferry, and can't be moved by it: %s\n",

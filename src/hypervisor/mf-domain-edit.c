@@ -18,8 +18,9 @@
 #define PREFIX       "memferry"
 #define PRELOAD_NAME "libmemferry-preload.so"
 /* The id of QEMU's character device for our monitor. */
-#define CHARDEV_ID "mfqmp"
-#define MONITOR    "chardev=" CHARDEV_ID ",mode=control"
+#define CHARDEV_ID  "mfqmp"
+#define OUR_CHARDEV "socket,id=" CHARDEV_ID ","
+#define MONITOR     "chardev=" CHARDEV_ID ",mode=control"
 
 static xmlNode *
 commandline (const mf_domain *domain)
@@ -170,7 +171,7 @@ monitor_chardev (const mf_domain *domain)
 {
   g_autofree char *path = mf_domain_dup_qmp_path (domain);
 
-  return g_strdup_printf ("socket,id=" CHARDEV_ID ",path=%s,server=on,wait=off", path);
+  return g_strdup_printf (OUR_CHARDEV "path=%s,server=on,wait=off", path);
 }
 
 static char *
@@ -254,7 +255,7 @@ clear_commandline (mf_domain *domain)
   for (guint i = 0; i < G_N_ELEMENTS (names); i++)
     if ((env = find_env (domain, names[i])))
       mf_xml_remove (env);
-  remove_pair (domain, "-chardev", "socket,id=" CHARDEV_ID ",");
+  remove_pair (domain, "-chardev", OUR_CHARDEV);
   remove_pair (domain, "-mon", MONITOR);
   if (!mf_xml_has_elements (commandline (domain)))
     mf_xml_remove (commandline (domain));
@@ -353,12 +354,20 @@ mf_domain_settle (mf_domain *domain, const mf_domain_place *place, GError **erro
 /* --- What is missing --- */
 
 static gboolean
-has_argument (const mf_domain *domain, const char *option, const char *value)
+has_argument (const mf_domain *domain, const char *option, const char *begin)
 {
   for (xmlNode *arg = mf_xml_child (commandline (domain), MF_QEMU_NAMESPACE, "arg"); arg; arg = mf_xml_next (arg))
-    if (is_our_pair (arg, option, value))
+    if (is_our_pair (arg, option, begin))
       return TRUE;
   return FALSE;
+}
+
+gboolean
+mf_domain_is_of_another_name (const mf_domain *domain)
+{
+  g_autofree char *chardev = monitor_chardev (domain);
+
+  return has_argument (domain, "-chardev", OUR_CHARDEV) && !has_argument (domain, "-chardev", chardev);
 }
 
 char **
@@ -382,7 +391,9 @@ mf_domain_find_gaps (const mf_domain *domain)
   if (!preload || !strstr (preload, PRELOAD_NAME) || !find_env (domain, "MEMFERRY_HANDOVER") ||
       !find_env (domain, "MEMFERRY_REGION_FILE"))
     g_ptr_array_add (list, g_strdup ("the preload library is not in QEMU's environment"));
-  if (!has_argument (domain, "-chardev", chardev) || !has_argument (domain, "-mon", MONITOR))
+  if (mf_domain_is_of_another_name (domain))
+    g_ptr_array_add (list, g_strdup ("it was enabled under another name"));
+  else if (!has_argument (domain, "-chardev", chardev) || !has_argument (domain, "-mon", MONITOR))
     g_ptr_array_add (list, g_strdup ("QEMU has no monitor for memferry"));
   g_ptr_array_add (list, NULL);
   return (char **) g_ptr_array_free (list, FALSE);

@@ -74,5 +74,7 @@ gboolean mf_domain_settle (mf_domain *domain, const mf_domain_place *place, GErr
 
 /* What of an enabled domain is no longer as mf_domain_enable() has made it, a line each; NULL-terminated. (transfer full) */
 char **mf_domain_find_gaps (const mf_domain *domain);
+/* Whether it was enabled under another name, and renamed or cloned since: QEMU would take the other's socket. */
+gboolean mf_domain_is_of_another_name (const mf_domain *domain);
 
 G_END_DECLS

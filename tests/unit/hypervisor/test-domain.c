@@ -228,6 +228,26 @@ test_settled (void)
   g_assert_error (error, MF_ERROR, MF_ERROR_INVALID);
 }
 
+/* A clone has the definition of the original, and must not take its socket. */
+static void
+test_renamed (void)
+{
+  g_autoptr (mf_domain) original = parse_file ("plain-enabled.xml");
+  g_autoptr (mf_domain) clone = parse_changed ("plain-enabled.xml", "web 1", "web 2");
+  g_auto (GStrv) gaps = mf_domain_find_gaps (clone), none = NULL;
+  g_autofree char *xml = NULL;
+
+  g_assert_false (mf_domain_is_of_another_name (original));
+  g_assert_true (mf_domain_is_of_another_name (clone));
+  g_assert_cmpstr (gaps[0], ==, "it was enabled under another name");
+  enable (clone, &host_a);
+  g_assert_false (mf_domain_is_of_another_name (clone));
+  none = mf_domain_find_gaps (clone);
+  g_assert_null (none[0]);
+  xml = mf_domain_to_xml (clone);
+  g_assert_null (strstr (xml, "web_1"));
+}
+
 static void
 test_obstacles (void)
 {
@@ -361,6 +381,7 @@ main (int argc, char **argv)
   g_test_add_func ("/domain/changed-since", test_changed_since);
   g_test_add_func ("/domain/gaps", test_gaps);
   g_test_add_func ("/domain/settled", test_settled);
+  g_test_add_func ("/domain/renamed", test_renamed);
   g_test_add_func ("/domain/obstacles", test_obstacles);
   g_test_add_func ("/domain/too-many-cells", test_too_many_cells);
   g_test_add_func ("/domain/names", test_names);
