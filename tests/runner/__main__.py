@@ -4,6 +4,7 @@ import argparse
 import concurrent.futures
 import fnmatch
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -131,6 +132,8 @@ def run_all(jobs, args, logs, report):
 
 
 def main():
+    # A shell starts what is in the background with ^C ignored, and so would be all tests.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     args = arguments()
     root = Path(os.environ.get("MEMFERRY_TEST_BUILDS") or args.top / "build-tests").absolute()
     logs = root / "logs"
