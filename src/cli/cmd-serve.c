@@ -49,6 +49,15 @@ parse (int *argc, char ***argv, serve_words *words, GError **error)
   return FALSE;
 }
 
+/* All of it may be written, so there must be room for all of it. */
+static MfStore *
+memory_backend (guint64 size, GError **error)
+{
+  g_autoptr (MfStore) store = mf_store_memfd ("serve", size, error);
+
+  return store && mf_store_reserve (store, error) ? g_steal_pointer (&store) : NULL;
+}
+
 static MfStore *
 open_backend (const char *backend, gboolean read_only, GError **error)
 {
@@ -59,7 +68,7 @@ open_backend (const char *backend, gboolean read_only, GError **error)
   if (g_str_has_prefix (backend, "memory:")) {
     if (!mf_quantity_parse_size (backend + strlen ("memory:"), &size, error))
       return NULL;
-    return mf_store_memfd ("serve", size, error);
+    return memory_backend (size, error);
   }
   g_set_error (error, MF_ERROR, MF_ERROR_INVALID, "%s is no backend that can be served: write file:PATH or memory:SIZE",
                backend);

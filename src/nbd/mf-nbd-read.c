@@ -340,6 +340,8 @@ reply_in_chunks (mf_nbd_connection *connection, const mf_nbd_request *request, c
     return FALSE;
   mf_schedule_carried ();
   forget_mapped (connection);
+  if (mapping && mf_store_is_cut (mf_region_store (region)))
+    return reply_end (&reply, MF_NBD_EIO, "somebody has cut the file short");
   if (peek && !mf_region_peek_end (region, stamp))
     return reply_end (&reply, MF_NBD_EIO, "pages were invalidated while they were read");
   return reply_end (&reply, MF_NBD_OK, NULL);

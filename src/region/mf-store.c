@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "mf-store.h"
 #include "mf-store-fill.h"
+#include "mf-store-guard.h"
 #include "mf-store-ledger.h"
 
 #include <errno.h>
@@ -40,6 +41,7 @@ struct _MfStore {
   uint8_t *write_map;      /* hugetlbfs only; atomic */
   mf_store_filler *filler; /* atomic */
   gboolean no_filler;      /* it was tried and can't be had */
+  gint is_cut; /* atomic: a mapping was touched where the file had been cut off; it is of no use from then on */
 };
 
 static uint64_t
@@ -206,6 +208,8 @@ mf_store_unref (MfStore *store)
   if (!g_atomic_ref_count_dec (&store->refs))
     return;
   mf_store_ledger_remove (store);
+  mf_store_guard_remove (store->map);
+  mf_store_guard_remove (store->write_map);
   if (store->map != NULL)
     munmap (store->map, round_up (store->size_bytes, store->page_bytes));
   if (store->write_map != NULL)
@@ -261,6 +265,17 @@ mf_store_is_fd (MfStore *store, int fd)
   return fstat (fd, &st) == 0 && st.st_dev == store->device && st.st_ino == store->inode;
 }
 
+/* No data from `offset` on: but what was cut off is no hole. Its bytes are gone, and who reads them is told. -1: all of it is hole. */
+static off_t
+lost_from (MfStore *store, uint64_t offset)
+{
+  struct stat st;
+
+  if (fstat (store->fd, &st) < 0 || (uint64_t) st.st_size >= store->size_bytes)
+    return -1;
+  return MAX ((off_t) offset, st.st_size);
+}
+
 gboolean
 mf_store_next_data (MfStore *store, uint64_t offset, uint64_t *data, uint64_t *end)
 {
@@ -271,8 +286,11 @@ mf_store_next_data (MfStore *store, uint64_t offset, uint64_t *data, uint64_t *e
 
   /* What can't be looked at may be data: an error other than ENXIO ("no data from here on") must not make bytes disappear. */
   first = store->kind == MF_STORE_HUGETLBFS ? (off_t) offset : lseek (store->fd, (off_t) offset, SEEK_DATA);
-  if (first < 0 && errno == ENXIO)
-    return FALSE;
+  if (first < 0 && errno == ENXIO) {
+    first = lost_from (store, offset);
+    if (first < 0)
+      return FALSE;
+  }
   if (first < 0)
     first = (off_t) offset;
   hole = store->kind == MF_STORE_HUGETLBFS ? -1 : lseek (store->fd, first, SEEK_HOLE);
@@ -293,8 +311,12 @@ mf_store_data_from (MfStore *store, uint64_t offset)
   if (offset >= store->size_bytes)
     return store->size_bytes;
   data = store->kind == MF_STORE_HUGETLBFS ? (off_t) offset : lseek (store->fd, (off_t) offset, SEEK_DATA);
+  if (data < 0 && errno == ENXIO) {
+    data = lost_from (store, offset);
+    return data < 0 ? store->size_bytes : (uint64_t) data;
+  }
   if (data < 0)
-    return errno == ENXIO ? store->size_bytes : offset;
+    return offset;
   return MIN ((uint64_t) data, store->size_bytes);
 }
 
@@ -317,6 +339,23 @@ check_range (MfStore *store, const char *what, uint64_t offset, uint64_t length,
   return FALSE;
 }
 
+static gboolean
+cut_short (MfStore *store, const char *what, uint64_t offset, GError **error)
+{
+  g_set_error (error, MF_ERROR, MF_ERROR_IO, "%s %s at %" G_GUINT64_FORMAT ": somebody has cut the file short", what,
+               display_name (store), offset);
+  return FALSE;
+}
+
+gboolean
+mf_store_is_cut (MfStore *store)
+{
+  struct stat st;
+
+  /* The rest of the page in which the file ends now reads as zeroes, and nobody is told. */
+  return g_atomic_int_get (&store->is_cut) || fstat (store->fd, &st) < 0 || (uint64_t) st.st_size < store->size_bytes;
+}
+
 gboolean
 mf_store_read (MfStore *store, uint64_t offset, void *buffer, size_t length, GError **error)
 {
@@ -331,11 +370,8 @@ mf_store_read (MfStore *store, uint64_t offset, void *buffer, size_t length, GEr
       continue;
     if (n < 0)
       return mf_error_from_errno (error, errno, "reading %s at %" G_GUINT64_FORMAT, display_name (store), offset);
-    if (n == 0) {
-      g_set_error (error, MF_ERROR, MF_ERROR_IO, "reading %s at %" G_GUINT64_FORMAT ": somebody has cut the file short",
-                   display_name (store), offset);
-      return FALSE;
-    }
+    if (n == 0)
+      return cut_short (store, "reading", offset, error);
     to += n;
     offset += (uint64_t) n;
     length -= (size_t) n;
@@ -378,6 +414,7 @@ ensure_map (MfStore *store, uint8_t **slot, int protection, GError **error)
      * again when it is forgotten, a tenth of what it costs to send them. */
     madvise (made, length, MADV_SEQUENTIAL);
     map = made;
+    mf_store_guard_add (map, length, &store->is_cut);
     g_atomic_pointer_set (slot, map);
   }
   g_mutex_unlock (&store->map_lock);
@@ -399,7 +436,7 @@ write_hugetlbfs (MfStore *store, uint64_t offset, const void *buffer, size_t len
                                   display_name (store), first);
   }
   memcpy (map + offset, buffer, length);
-  return TRUE;
+  return !mf_store_is_cut (store) || cut_short (store, "writing", offset, error);
 }
 
 gboolean
@@ -506,6 +543,11 @@ mf_store_punch (MfStore *store, uint64_t offset, uint64_t length, GError **error
 const uint8_t *
 mf_store_map (MfStore *store, GError **error)
 {
+  /* Zeroes are in it where bytes were, also when the file is as long again as before. */
+  if (g_atomic_int_get (&store->is_cut)) {
+    cut_short (store, "mapping", 0, error);
+    return NULL;
+  }
   return ensure_map (store, &store->map, PROT_READ, error);
 }
 

@@ -57,8 +57,10 @@ gboolean mf_store_write_fresh (MfStore *store, uint64_t offset, const void *buff
 gboolean mf_store_punch (MfStore *store, uint64_t offset, uint64_t length, GError **error);
 
 /* A shared mapping of the whole store for reading, made at first use; stays the store's. NULL with error. Read only what next_data() showed
- * as data. */
+ * as data, and ask mf_store_is_cut() afterwards: where somebody has cut the file short, zeroes are read. */
 const uint8_t *mf_store_map (MfStore *store, GError **error);
+/* Whether the file is shorter than the store, or was when its mapping was read. */
+gboolean mf_store_is_cut (MfStore *store);
 /* Lets the service's page tables forget [offset, offset + length) of that mapping, so that what was served does not count as its memory. */
 void mf_store_map_forget (MfStore *store, uint64_t offset, uint64_t length);
 

@@ -3,6 +3,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 
@@ -185,11 +186,59 @@ def case_wrong_name(folder):
         check(run("nbdinfo", "--size", unix_uri(f"{folder}/ours.sock", "right")) == "1048576\n", "the right one")
 
 
+def case_file_cut_short(folder):
+    """of a file that somebody has cut short, what is gone is an error, and the server goes on"""
+    for number, store in enumerate(stores(folder)):
+        with removed(store):
+            make_file(store, SIZE, seed=number)
+            whole = os.path.join(folder, "whole.img")
+            shutil.copyfile(store, whole)
+            with memferry_serve(f"file:{store}", folder) as uri:
+                run("nbdcopy", uri, "null:")
+                # Also in the middle of a page, and where there was a hole.
+                for size in (SIZE - PAGE // 2, SIZE // 2, PAGE, 100):
+                    os.truncate(store, size)
+                    for command in (["nbdcopy", uri, "null:"], ["nbdcopy", "--request-size=4096", uri, "null:"]):
+                        done = subprocess.run(command, capture_output=True, text=True, check=False)
+                        check(done.returncode != 0, f"{size} bytes of {SIZE} were copied as if they were all")
+                # What it was in the meantime doesn't matter when it is there again.
+                shutil.copyfile(whole, store)
+                again = os.path.join(folder, "again.img")
+                run("nbdcopy", uri, again)
+                same(whole, again)
+
+
+def case_file_cut_short_again_and_again(folder):
+    """a file that is cut short while clients read it does not end the server"""
+    store = next(iter(stores(folder)))
+    with removed(store):
+        with open(store, "wb") as file:
+            file.write(os.urandom(SIZE))
+        with memferry_serve(f"file:{store}", folder) as uri:
+            clients = [subprocess.Popen(["sh", "-c", f"for i in $(seq 20); do nbdcopy '{uri}' null:; done"],
+                                        stderr=subprocess.DEVNULL) for _ in range(2)]
+            while any(client.poll() is None for client in clients):
+                os.truncate(store, PAGE)
+                with open(store, "r+b") as file:
+                    file.write(os.urandom(SIZE))
+            check(run("nbdinfo", "--size", uri) == f"{SIZE}\n", "the server answers")
+
+
+def case_no_room_for_memory(folder):
+    """memory that the machine doesn't have is refused at once"""
+    path = os.path.join(folder, "ours.sock")
+    done = subprocess.run([MEMFERRY, "serve", "memory:512T", "--at", unix_uri(path)], capture_output=True, text=True, check=False)
+    check(done.returncode == 1 and done.stderr.count("\n") == 1 and "missing" in done.stderr, done.stderr)
+
+
 def case_ends_under_load(folder):
     """a server that is ended while clients copy ends at once, and they notice"""
+    image = os.path.join(folder, "large.img")
+    with open(image, "wb") as file:
+        file.truncate(8 << 30)
     for number in (signal.SIGTERM, signal.SIGINT):
         path = os.path.join(folder, "ours.sock")
-        with server([MEMFERRY, "serve", "memory:8G", "--at", unix_uri(path)], path) as process:
+        with server([MEMFERRY, "serve", f"file:{image}", "--at", unix_uri(path)], path) as process:
             # Two million requests each, one after the other.
             clients = [subprocess.Popen(["nbdcopy", "--request-size=4096", "--synchronous", unix_uri(path), "null:"],
                                         stderr=subprocess.DEVNULL) for _ in range(2)]

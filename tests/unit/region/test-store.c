@@ -7,6 +7,7 @@
 #include <glib/gstdio.h>
 #include <linux/magic.h>
 #include <linux/memfd.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -306,6 +307,51 @@ test_cut_short (Fixture *f, gconstpointer where)
   g_assert_cmpint (truncate (f->path, PAGE), ==, 0);
   g_assert_false (mf_store_read (store, 0, bytes, sizeof bytes, &error));
   g_assert_error (error, MF_ERROR, MF_ERROR_IO);
+  g_assert_true (mf_store_is_cut (store));
+  /* What is gone is data that can't be read: a hole would be zeroes. */
+  assert_next (store, PAGE, PAGE, 4 * PAGE);
+  g_assert_cmpuint (mf_store_data_from (store, 2 * PAGE), ==, 2 * PAGE);
+}
+
+/* Who reads a mapping where the file has been cut off lives, and is told; also when the file has its length again. */
+static void
+test_cut_mapping (Fixture *f, gconstpointer where)
+{
+  g_autoptr (MfStore) store = mf_store_create (f->path, 4 * PAGE, NULL);
+  g_autoptr (GError) error = NULL;
+  const uint8_t *map;
+
+  fill (store, 0, 4 * PAGE, 'm');
+  map = mf_store_map (store, &error);
+  g_assert_no_error (error);
+  g_assert_cmpint (map[3 * PAGE], ==, 'm');
+  g_assert_false (mf_store_is_cut (store));
+  g_assert_cmpint (truncate (f->path, 2 * PAGE), ==, 0);
+  g_assert_cmpint (map[PAGE], ==, 'm');
+  g_assert_cmpint (((const volatile uint8_t *) map)[3 * PAGE + 5], ==, 0);
+  g_assert_cmpint (truncate (f->path, 4 * PAGE), ==, 0);
+  g_assert_true (mf_store_is_cut (store));
+  g_assert_null (mf_store_map (store, &error));
+  g_assert_error (error, MF_ERROR, MF_ERROR_IO);
+}
+
+/* No mapping of a store: that ends the process as ever. */
+static void
+test_other_sigbus (void)
+{
+  if (g_test_subprocess ()) {
+    g_autoptr (MfStore) store = mf_store_memfd ("test", PAGE, NULL);
+    int fd = memfd_create ("other", MFD_CLOEXEC);
+    const volatile uint8_t *map = mmap (NULL, PAGE, PROT_READ, MAP_SHARED, fd, 0);
+
+    g_assert_nonnull (mf_store_map (store, NULL));
+    signal (SIGALRM, SIG_DFL);
+    alarm (20);
+    g_assert_cmpint (map[0], ==, 0);
+    return;
+  }
+  g_test_trap_subprocess (NULL, 0, G_TEST_SUBPROCESS_DEFAULT);
+  g_test_trap_assert_failed ();
 }
 
 static void
@@ -480,7 +526,7 @@ main (int argc, char **argv)
   } tests[] = {
     { "kinds", test_kinds },     { "holes", test_holes },         { "write-fresh", test_write_fresh },
     { "mapping", test_mapping }, { "open", test_open },           { "bad-files", test_bad_files },
-    { "bounds", test_bounds },   { "cut-short", test_cut_short },
+    { "bounds", test_bounds },   { "cut-short", test_cut_short }, { "cut-mapping", test_cut_mapping },
   };
   g_autofree char *own = g_dir_make_tmp ("mf-test-store-XXXXXX", NULL);
   int result;
@@ -494,6 +540,7 @@ main (int argc, char **argv)
     }
   }
   g_test_add_func ("/store/memfd", test_memfd);
+  g_test_add_func ("/store/other-sigbus", test_other_sigbus);
   g_test_add_func ("/store/hugetlbfs", test_hugetlbfs);
   if (mount_own_tmpfs (own, "size=64m")) {
     g_test_add_data_func ("/store/reserve", own, test_reserve);
