@@ -196,6 +196,13 @@ mf_target_forget_holes (MfRegion *region, GError **error)
 
   if (holes == NULL)
     return mf_error_from_errno (error, ENOMEM, "looking for what is missing");
+  /* There everything counts as data: what is missing would be zeroes. */
+  if (mf_store_kind (mf_region_store (region)) == MF_STORE_HUGETLBFS) {
+    mf_bitmap_free (holes);
+    g_set_error (error, MF_ERROR, MF_ERROR_NOT_SUPPORTED, "region %s: on hugetlbfs nobody can tell what is missing",
+                 mf_region_get_name (region));
+    return FALSE;
+  }
   mf_bitmap_set_run (holes, (mf_run){ 0, mf_region_n_pages (region) });
   while (mf_store_next_data (mf_region_store (region), offset, &data, &end)) {
     if (mf_run_from_bytes (data, MIN (end, mf_region_get_size (region)) - data, mf_region_page_bytes (region),

@@ -4,9 +4,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <glib/gstdio.h>
+#include <linux/magic.h>
 #include <stdlib.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 struct mf_service_folder {
@@ -36,6 +38,23 @@ check_owner (const char *path, GError **error)
   return TRUE;
 }
 
+/* hugetlbfs has no write(2): who has a region could not be written down, nor which of its pages are there be found again. */
+static gboolean
+check_file_system (const char *path, GError **error)
+{
+  struct statfs fs;
+
+  if (statfs (path, &fs) != 0)
+    return mf_error_from_errno (error, errno, "%s", path);
+  if (fs.f_type != HUGETLBFS_MAGIC)
+    return TRUE;
+  g_set_error (error, MF_ERROR, MF_ERROR_NOT_SUPPORTED,
+               "%s is on hugetlbfs, where the service can't write its records: give it a folder on tmpfs, such as "
+               "/dev/shm/memferry",
+               path);
+  return FALSE;
+}
+
 static gboolean
 make_folder (const char *path, int mode, GError **error)
 {
@@ -50,7 +69,7 @@ make_folder (const char *path, int mode, GError **error)
   } else if (errno != EEXIST) {
     return mf_error_from_errno (error, errno, "making the folder %s", path);
   }
-  return check_owner (path, error);
+  return check_owner (path, error) && check_file_system (path, error);
 }
 
 /* Who holds the lock, for people. */
