@@ -51,10 +51,14 @@ judge_live (const char *xml, GDBusObjectManager *objects)
 {
   g_autoptr (GError) error = NULL;
   g_autoptr (mf_domain) domain = mf_domain_parse (xml, &error);
-  g_auto (GStrv) gaps = NULL;
+  g_auto (GStrv) gaps = NULL, obstacles = NULL;
 
   if (!domain)
     return g_strdup (error->message);
+  /* A device that has been plugged in since. */
+  obstacles = mf_domain_find_obstacles (domain);
+  if (*obstacles)
+    return first_of (obstacles);
   gaps = mf_domain_find_gaps (domain);
   if (!mf_domain_is_enabled (domain) || *gaps)
     return g_strdup ("it was started before it was enabled: shut it down and start it");

@@ -12,6 +12,7 @@
 #include "cli/mf-cli-place.h"
 #include "cli/mf-cli-service.h"
 #include "cli/mf-command.h"
+#include "hypervisor/mf-domain-registry.h"
 #include "hypervisor/mf-hook.h"
 #include <errno.h>
 #include <stdio.h>
@@ -116,13 +117,56 @@ start (const hook *h, GError **error)
 
 /* --- started --- */
 
+static void
+leave_session (gpointer user_data)
+{
+  setsid ();
+}
+
+/* The definition names the service of the host that it was enabled on, or came from last. That can only be changed through libvirt, which holds the domain's
+ * lock until this hook has ended: so another process does it, and waits. What libvirt runs must not keep its pipes open. */
+static void
+settle_later (const hook *h)
+{
+  char *words[] = { (char *) "/proc/self/exe", (char *) "hook",  (char *) "--", (char *) mf_domain_get_name (h->domain),
+                    (char *) "settle",         (char *) "begin", NULL };
+  g_autoptr (MfDbusManager1) manager = ask_service (h, NULL);
+  g_auto (mf_cli_place) place = { NULL };
+  g_autofree char *named = mf_domain_dup_peer (h->domain);
+  g_autoptr (GError) error = NULL;
+
+  if (!manager || !mf_cli_place_ask (&place, manager, NULL) || !place.peer || g_strcmp0 (place.peer, named) == 0)
+    return;
+  if (!g_spawn_async ("/", words, NULL, G_SPAWN_STDOUT_TO_DEV_NULL | G_SPAWN_STDERR_TO_DEV_NULL, leave_session, NULL,
+                      NULL, &error))
+    g_printerr ("memferry hook: %s: %s\n", mf_domain_get_name (h->domain), error->message);
+}
+
 static gboolean
 started (const hook *h, GError **error)
 {
   g_auto (GStrv) gaps = mf_domain_find_gaps (h->domain);
 
   /* Somebody has taken out what it was enabled with, the monitor perhaps: a guest without it runs all the same, and none comes to here. */
-  return *gaps || mf_hook_receive (h->domain, error);
+  if (!*gaps && !mf_hook_receive (h->domain, error))
+    return FALSE;
+  settle_later (h);
+  return TRUE;
+}
+
+/* What settle_later() starts; without XML. */
+static gboolean
+settle (const char *socket, const char *name, GError **error)
+{
+  const hook h = { socket, NULL };
+  g_autoptr (MfDbusManager1) manager = ask_service (&h, error);
+  g_autoptr (mf_domain_registry) registry = NULL;
+  g_auto (mf_cli_place) place = { NULL };
+
+  if (!manager || !mf_cli_place_ask (&place, manager, error) || !place.peer)
+    return FALSE;
+  registry = mf_domain_registry_open (NULL, error);
+  return registry && mf_domain_registry_set_peer (registry, name, place.peer, error);
 }
 
 /* --- release --- */
@@ -239,6 +283,8 @@ run (const char *socket, char **words, GError **error)
   g_autoptr (mf_domain) domain = NULL;
   hook h = { socket, NULL };
 
+  if (strcmp (words[1], "settle") == 0)
+    return settle (socket, words[0], error);
   for (guint i = 0; i < G_N_ELEMENTS (steps); i++) {
     if (strcmp (words[1], steps[i].operation) != 0 || strcmp (words[2], steps[i].part) != 0)
       continue;

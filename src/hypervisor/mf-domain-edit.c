@@ -351,6 +351,27 @@ mf_domain_settle (mf_domain *domain, const mf_domain_place *place, GError **erro
   return set_environment (domain, place, error);
 }
 
+char *
+mf_domain_dup_metadata (const mf_domain *domain, const char *peer)
+{
+  xmlDoc *document = xmlNewDoc (NULL);
+  xmlNode *root = xmlNewDocNode (document, NULL, BAD_CAST "domain", NULL);
+  xmlNode *kept = mf_xml_child (mf_domain_metadata (domain), MF_DOMAIN_NAMESPACE, "before");
+  xmlBuffer *buffer = xmlBufferCreate ();
+  char *text;
+
+  xmlDocSetRootElement (document, root);
+  mf_xml_set (root, "peer", peer);
+  /* The copy declares its namespace itself: libvirt refuses a root that does. */
+  if (kept)
+    xmlAddChild (root, xmlDocCopyNode (kept, document, 1));
+  xmlNodeDump (buffer, document, root, 0, 0);
+  text = g_strdup ((const char *) xmlBufferContent (buffer));
+  xmlBufferFree (buffer);
+  xmlFreeDoc (document);
+  return text;
+}
+
 /* --- What is missing --- */
 
 static gboolean

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "hypervisor/mf-domain-registry.h"
 
+#include "hypervisor/mf-domain.h"
 #include <libvirt/libvirt.h>
 #include <libvirt/virterror.h>
 #include <libxml/uri.h>
@@ -182,4 +183,51 @@ mf_domain_registry_define (mf_domain_registry *registry, const char *xml, GError
     return take_error (error, "libvirt does not take the new definition");
   virDomainFree (domain);
   return TRUE;
+}
+
+/* libvirt gives up after half a minute in which something else is done to the domain. */
+static int
+set_metadata (virDomainPtr domain, const char *element, unsigned int flags)
+{
+  int failed = -1;
+
+  for (guint i = 0; failed && i < 10; i++) {
+    failed =
+        virDomainSetMetadata (domain, VIR_DOMAIN_METADATA_ELEMENT, element, "memferry", MF_DOMAIN_NAMESPACE, flags);
+    if (failed && virGetLastErrorCode () != VIR_ERR_OPERATION_TIMEOUT)
+      return failed;
+  }
+  return failed;
+}
+
+/* `flags`: which of the two `xml` is. */
+static gboolean
+set_peer (virDomainPtr domain, const char *xml, const char *peer, unsigned int flags, GError **error)
+{
+  g_autoptr (mf_domain) parsed = mf_domain_parse (xml, error);
+  g_autofree char *element = NULL, *named = NULL;
+
+  if (!parsed)
+    return FALSE;
+  named = mf_domain_dup_peer (parsed);
+  if (!mf_domain_is_enabled (parsed) || g_strcmp0 (named, peer) == 0)
+    return TRUE;
+  element = mf_domain_dup_metadata (parsed, peer);
+  return set_metadata (domain, element, flags) == 0 || take_error (error, mf_domain_get_name (parsed));
+}
+
+gboolean
+mf_domain_registry_set_peer (mf_domain_registry *registry, const char *name, const char *peer, GError **error)
+{
+  virDomainPtr domain = virDomainLookupByName (registry->connection, name);
+  g_autoptr (mf_domain_entry) entry = domain ? read_domain (domain, 0) : NULL;
+  gboolean good = entry || take_error (error, name);
+
+  if (good && entry->live)
+    good = set_peer (domain, entry->live, peer, VIR_DOMAIN_AFFECT_LIVE, error);
+  if (good && entry->definition)
+    good = set_peer (domain, entry->definition, peer, VIR_DOMAIN_AFFECT_CONFIG, error);
+  if (domain)
+    virDomainFree (domain);
+  return good;
 }

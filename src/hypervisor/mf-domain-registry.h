@@ -34,5 +34,8 @@ GPtrArray *mf_domain_registry_list (mf_domain_registry *registry, GError **error
 mf_domain_entry *mf_domain_registry_find (mf_domain_registry *registry, const char *name, GError **error);
 /* Replaces the definition of the domain that the XML names. */
 gboolean mf_domain_registry_define (mf_domain_registry *registry, const char *xml, GError **error);
+/* Names `peer` in the metadata of an enabled domain, as it runs and as it is defined, wherever it says something else. Waits while libvirt
+ * is busy with the domain. */
+gboolean mf_domain_registry_set_peer (mf_domain_registry *registry, const char *name, const char *peer, GError **error);
 
 G_END_DECLS

@@ -72,6 +72,9 @@ void mf_domain_disable (mf_domain *domain);
 /* Names this host's files and its peer in an enabled domain, and leaves the rest as it is. */
 gboolean mf_domain_settle (mf_domain *domain, const mf_domain_place *place, GError **error);
 
+/* Our element of an enabled domain with another peer, as libvirt takes it: it gives the outer element its namespace itself. (transfer full) */
+char *mf_domain_dup_metadata (const mf_domain *domain, const char *peer);
+
 /* What of an enabled domain is no longer as mf_domain_enable() has made it, a line each; NULL-terminated. (transfer full) */
 char **mf_domain_find_gaps (const mf_domain *domain);
 /* Whether it was enabled under another name, and renamed or cloned since: QEMU would take the other's socket. */

@@ -248,6 +248,18 @@ test_renamed (void)
   g_assert_null (strstr (xml, "web_1"));
 }
 
+/* What libvirt is given to replace our element: it adds the namespace to the outer one. */
+static void
+test_metadata (void)
+{
+  g_autoptr (mf_domain) domain = parse_file ("plain-enabled.xml");
+  g_autofree char *element = mf_domain_dup_metadata (domain, "tcp://b");
+
+  g_assert_cmpstr (element, ==,
+                   "<domain peer=\"tcp://b\"><memferry:before xmlns:memferry=\"https://memferry.org/libvirt/1.0\" "
+                   "backing=\"no\" source=\"-\" access=\"-\"/></domain>");
+}
+
 static void
 test_obstacles (void)
 {
@@ -382,6 +394,7 @@ main (int argc, char **argv)
   g_test_add_func ("/domain/gaps", test_gaps);
   g_test_add_func ("/domain/settled", test_settled);
   g_test_add_func ("/domain/renamed", test_renamed);
+  g_test_add_func ("/domain/metadata", test_metadata);
   g_test_add_func ("/domain/obstacles", test_obstacles);
   g_test_add_func ("/domain/too-many-cells", test_too_many_cells);
   g_test_add_func ("/domain/names", test_names);
