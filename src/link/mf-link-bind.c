@@ -185,6 +185,12 @@ mf_link_bind (const mf_peer_address *address, mf_kept_sockets *kept, mf_bound_so
   guint n = 0;
   gboolean ok = TRUE;
 
+  if (address->kind == MF_PEER_SSH) {
+    g_set_error (error, MF_ERROR, MF_ERROR_INVALID,
+                 "%s is to connect to, not to listen at: ssh brings others to the UNIX socket that is there anyway",
+                 address->text);
+    return 0;
+  }
   if (address->kind == MF_PEER_UNIX)
     return take_unix (address, kept, out) || bind_unix (address, out, error) ? 1 : 0;
   found = mf_link_resolve (address, TRUE, mf_deadline_after (RESOLVE_USEC), NULL, error);

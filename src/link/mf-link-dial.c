@@ -6,6 +6,7 @@
  * on which something else listens costs no time-out. Somebody who accepts and says nothing gets MF_LINK_HANDSHAKE_USEC.
  */
 #include "link/mf-link-socket.h"
+#include "link/mf-link-ssh.h"
 #include "mf-wait.h"
 
 #include <errno.h>
@@ -108,6 +109,25 @@ connect_tcp (const mf_peer_address *address, gint64 deadline_usec, GCancellable 
   return fd;
 }
 
+/* Connects as ssh's configuration says, logs in, and connects to the service's socket from there. */
+static int
+connect_ssh (const mf_peer_address *address, gint64 deadline_usec, GCancellable *cancellable, GError **error)
+{
+  mf_ssh_place found = { 0 };
+  mf_ssh *ssh = mf_ssh_new (address, &found, error);
+  mf_peer_address place = { .kind = MF_PEER_TCP, .text = address->text, .host = found.host, .port = found.port };
+  int fd;
+
+  if (ssh == NULL)
+    return -1;
+  fd = connect_tcp (&place, deadline_usec, cancellable, error);
+  g_free (found.host);
+  if (fd >= 0)
+    return mf_ssh_open (ssh, fd, deadline_usec, cancellable, error);
+  mf_ssh_free (ssh);
+  return -1;
+}
+
 static int
 connect_peer (const mf_peer_address *address, gint64 deadline_usec, GCancellable *cancellable, GError **error)
 {
@@ -116,6 +136,8 @@ connect_peer (const mf_peer_address *address, gint64 deadline_usec, GCancellable
 
   if (address->kind == MF_PEER_TCP)
     return connect_tcp (address, deadline_usec, cancellable, error);
+  if (address->kind == MF_PEER_SSH)
+    return connect_ssh (address, deadline_usec, cancellable, error);
   name_bytes = mf_peer_address_to_unix (address, &name);
   return connect_name (address, (struct sockaddr *) &name, name_bytes, deadline_usec, cancellable, error);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #pragma once
 /*
- * The link: streams between two services. unix:PATH, tcp://HOST[:PORT] (default port 10810); each begins with the preface of core/mf-preface.h,
+ * The link: streams between two services. unix:PATH, tcp://HOST[:PORT] (default port 10810), ssh://[USER@]HOST[:PORT][/SOCKET]; each begins with the preface of core/mf-preface.h,
  * sent by the dialler and answered by the acceptor, in which a status says whether the stream is taken.
  */
 #include "core/mf-preface.h"

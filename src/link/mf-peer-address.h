@@ -9,14 +9,16 @@
 typedef enum {
   MF_PEER_UNIX,
   MF_PEER_TCP,
+  MF_PEER_SSH,
 } mf_peer_kind;
 
 struct _mf_peer_address {
   mf_peer_kind kind;
-  char *text; /* as given */
-  char *path; /* unix */
-  char *host; /* tcp: a name, or a numeric address without brackets */
-  guint16 port;
+  char *text;   /* as given */
+  char *path;   /* unix; ssh: on the other host */
+  char *user;   /* ssh; NULL: not said */
+  char *host;   /* tcp, ssh: a name, or a numeric address without brackets */
+  guint16 port; /* ssh: 0 when not said */
 };
 
 /* The socket address of a unix peer; the parser has seen to it that the path fits. */

@@ -66,13 +66,45 @@ test_bad (void)
     "tcp://ho st",
     "http://host",
     "TCP://host",
+    "ssh://",
+    "ssh://@host",
+    "ssh://-oProxyCommand@host",
+    "ssh://a@b@host",
+    "ssh://host:0x1",
+    "ssh://host:/socket",
+    "ssh:///socket",
   };
 
   for (guint i = 0; i < G_N_ELEMENTS (bad); i++)
-    assert_refused (bad[i], MF_ERROR_INVALID, "unix:PATH or tcp://HOST[:PORT]");
+    assert_refused (bad[i], MF_ERROR_INVALID, "tcp://HOST[:PORT] or unix:PATH");
   assert_refused ("\xff\xfe", MF_ERROR_INVALID, "unix:PATH");
   assert_refused ("tls://host", MF_ERROR_NOT_SUPPORTED, "no tls");
-  assert_refused ("ssh://host", MF_ERROR_NOT_SUPPORTED, "no ssh");
+}
+
+static void
+test_ssh (void)
+{
+  static const struct {
+    const char *text, *user, *host, *path;
+    guint16 port;
+  } good[] = {
+    { "ssh://host", NULL, "host", "/run/memferry/peer.sock", 0 },
+    { "ssh://host/", NULL, "host", "/run/memferry/peer.sock", 0 },
+    { "ssh://root@host.example:2222/run/other.sock", "root", "host.example", "/run/other.sock", 2222 },
+    { "ssh://[::1]:22", NULL, "::1", "/run/memferry/peer.sock", 22 },
+  };
+
+  for (guint i = 0; i < G_N_ELEMENTS (good); i++) {
+    g_autoptr (GError) error = NULL;
+    g_autoptr (mf_peer_address) address = mf_peer_address_parse (good[i].text, &error);
+
+    g_assert_no_error (error);
+    g_assert_cmpint (address->kind, ==, MF_PEER_SSH);
+    g_assert_cmpstr (address->user, ==, good[i].user);
+    g_assert_cmpstr (address->host, ==, good[i].host);
+    g_assert_cmpstr (address->path, ==, good[i].path);
+    g_assert_cmpuint (address->port, ==, good[i].port);
+  }
 }
 
 /* A socket's path may have 107 bytes. */
@@ -96,6 +128,7 @@ main (int argc, char **argv)
   g_test_init (&argc, &argv, NULL);
   g_test_add_func ("/peer-address/good", test_good);
   g_test_add_func ("/peer-address/bad", test_bad);
+  g_test_add_func ("/peer-address/ssh", test_ssh);
   g_test_add_func ("/peer-address/long-path", test_long_path);
   return g_test_run ();
 }
