@@ -37,7 +37,8 @@ static gboolean
 parse (int *argc, char ***argv, migrate_words *words, GError **error)
 {
   const GOptionEntry entries[] = {
-    { "to", 0, 0, G_OPTION_ARG_STRING, &words->to, "The host: ssh://[USER@]HOST, tcp://HOST[:PORT], unix:PATH", "PEER" },
+    { "to", 0, 0, G_OPTION_ARG_STRING, &words->to, "The host: ssh://[USER@]HOST, tcp://HOST[:PORT], unix:PATH",
+      "PEER" },
     { "qmp", 0, 0, G_OPTION_ARG_FILENAME, &words->qmp, "QMP socket of the QEMU here", "SOCKET" },
     { "peer-qmp", 0, 0, G_OPTION_ARG_FILENAME, &words->peer_qmp, "QMP socket of the QEMU that waits there", "SOCKET" },
     { "program", 0, 0, G_OPTION_ARG_STRING, &words->program,
