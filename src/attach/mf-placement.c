@@ -103,6 +103,25 @@ mf_placement_register (mf_placement *placement, GError **error)
   return placement->is_registered;
 }
 
+gboolean
+mf_placement_protect (mf_placement *placement, GError **error)
+{
+  g_autoptr (GMutexLocker) locker = g_mutex_locker_new (&placement->outside_lock);
+  const mf_mapping_set *set = mf_placement_mappings (placement);
+
+  for (guint i = 0; i < set->count; i++) {
+    int code =
+        mf_uffd_register (placement->uffd, set->items[i].address, set->items[i].length, UFFDIO_REGISTER_MODE_WP, NULL);
+
+    if (code == 0)
+      code = mf_uffd_protect (placement->uffd, set->items[i].address, set->items[i].length);
+    if (code != 0)
+      return mf_error_from_errno (error, code, "Keeping a program from writing to region %s",
+                                  mf_region_get_name (placement->region));
+  }
+  return TRUE;
+}
+
 void
 mf_placement_unregister (mf_placement *placement)
 {

@@ -27,6 +27,8 @@ gboolean mf_placement_set_mappings (mf_placement *placement, mf_mapping_set *set
 
 /* Registers every mapping for MISSING faults (again is fine), and those of a later set. */
 gboolean mf_placement_register (mf_placement *placement, GError **error);
+/* Instead: writes through every mapping wait, until it is unregistered. */
+gboolean mf_placement_protect (mf_placement *placement, GError **error);
 void mf_placement_unregister (mf_placement *placement);
 
 /* Whole pages, as mf_attachment_ops.put. */

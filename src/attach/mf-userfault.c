@@ -14,6 +14,7 @@ typedef enum {
   STATE_IDLE,
   STATE_SERVING,
   STATE_TRACKING,
+  STATE_FROZEN,
 } attachment_state;
 
 struct _MfUserfault {
@@ -243,8 +244,8 @@ stop_serving (MfUserfault *userfault)
   if (userfault->state == STATE_SERVING) {
     mf_region_detach (userfault->region, userfault);
     mf_fault_thread_stop (userfault->thread);
-    userfault->state = STATE_IDLE;
   }
+  userfault->state = STATE_IDLE;
   mf_placement_unregister (userfault->placement);
 }
 
@@ -271,6 +272,32 @@ mf_userfault_abandon (MfUserfault *userfault)
 
   if (userfault->state != STATE_TRACKING)
     stop_serving (userfault);
+}
+
+gboolean
+mf_userfault_freeze (MfUserfault *userfault, GError **error)
+{
+  g_autoptr (GMutexLocker) locker = g_mutex_locker_new (&userfault->lock);
+
+  if (userfault->state == STATE_FROZEN)
+    return TRUE;
+  if (userfault->state == STATE_SERVING)
+    return busy (userfault, "faults are served", error);
+  g_clear_pointer (&userfault->pagemap, mf_pagemap_free);
+  userfault->state = STATE_FROZEN;
+  return mf_placement_protect (userfault->placement, error);
+}
+
+void
+mf_userfault_thaw (MfUserfault *userfault)
+{
+  g_autoptr (GMutexLocker) locker = g_mutex_locker_new (&userfault->lock);
+
+  if (userfault->state != STATE_FROZEN && userfault->state != STATE_IDLE)
+    return;
+  stop_serving (userfault);
+  /* The kernel lets those go on that wait for a page when it unregisters, and forgets those that wait to write. */
+  mf_placement_wake (userfault->placement, (mf_run){ 0, mf_region_n_pages (userfault->region) });
 }
 
 void

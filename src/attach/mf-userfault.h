@@ -4,11 +4,12 @@
  * The userfault attachment: a program's own mapping of a region, handed over by the preload library.
  *
  * Two userfaultfds belong to it, since features are fixed at UFFDIO_API: `fault` (MISSING: post-copy) and `track` (WP_ASYNC: the
- * pagemap tracker). A VMA takes one at a time, so the attachment is in one of three states:
+ * pagemap tracker). A VMA takes one at a time, so the attachment is in one of four states:
  *
  *   idle      nothing registered: the program runs at full speed
  *   serving   `fault` is registered for MISSING and the fault thread answers; the region's puts go down by UFFDIO_COPY
  *   tracking  `track` is registered for write protection
+ *   frozen    `fault` is registered for write protection: whoever of the program writes waits. Nobody answers
  *
  * The store's holes are what is missing. A successor of a service that died needs no other knowledge: after the hand-over it wakes the whole
  * range, so that every waiting thread faults again and is reported to it.
@@ -64,6 +65,11 @@ void mf_userfault_set_lost (MfUserfault *userfault, void (*lost) (MfUserfault *,
 gboolean mf_userfault_finish (MfUserfault *userfault, GError **error);
 /* serving -> idle whatever is missing: for a migration that is undone before the program ran. */
 void mf_userfault_abandon (MfUserfault *userfault);
+
+/* idle or tracking -> frozen: the program's memory does not change any more, whatever lets the program run. It outlives the service. */
+gboolean mf_userfault_freeze (MfUserfault *userfault, GError **error);
+/* frozen -> idle, also when it was a predecessor that froze it: who waits goes on. */
+void mf_userfault_thaw (MfUserfault *userfault);
 
 void mf_userfault_get_stats (MfUserfault *userfault, mf_fault_stats *stats);
 

@@ -78,7 +78,12 @@ mf_libvirt_open_sender (mf_program *program, GCancellable *cancellable, GError *
 {
   mf_libvirt *libvirt = mf_libvirt_of (program);
 
+  g_autofree char *state = NULL;
+
   mf_qmp_forget_events (libvirt->qemu.qmp);
+  state = mf_qemu_run_state (&libvirt->qemu, &libvirt->qemu.was_running, MF_QEMU_COMMAND_USEC, cancellable, error);
+  if (state == NULL)
+    return FALSE;
   /* libvirt wants a pause, too; who saves the guest does not, and is caught in it (stop_stranger). */
   return listen_at (libvirt->qemu.state_path, &libvirt->listen_fd, error) &&
          mf_qemu_set_capability (&libvirt->qemu, "pause-before-switchover", TRUE, cancellable, error) &&
@@ -86,9 +91,31 @@ mf_libvirt_open_sender (mf_program *program, GCancellable *cancellable, GError *
 }
 
 static gboolean
-filter_migration (const mf_qmp_event *event, gpointer user_data)
+filter_all (const mf_qmp_event *event, gpointer user_data)
 {
-  return g_str_equal (event->name, "MIGRATION");
+  return TRUE;
+}
+
+/* Reads what QEMU has said until it says that it migrates, or no more. Whether the guest ran before that is known from what came before: QEMU's
+ * own stop comes after it. */
+static gboolean
+read_events (mf_libvirt *libvirt, gboolean *migrates, GError **error)
+{
+  mf_qemu *qemu = &libvirt->qemu;
+
+  for (;;) {
+    g_autoptr (GError) failure = NULL;
+    g_autoptr (mf_qmp_event) event = mf_qmp_wait (qemu->qmp, filter_all, NULL, 0, NULL, &failure);
+
+    *migrates = event != NULL && g_str_equal (event->name, "MIGRATION");
+    if (*migrates || g_error_matches (failure, MF_ERROR, MF_ERROR_TIMED_OUT))
+      return TRUE;
+    if (event == NULL) {
+      g_propagate_error (error, g_steal_pointer (&failure));
+      return FALSE;
+    }
+    qemu->was_running = g_str_equal (event->name, "RESUME");
+  }
 }
 
 /* QEMU migrates, and not to us: the guest is being saved, or moved by other means, with its memory left out. */
@@ -110,7 +137,6 @@ check_begun (mf_libvirt *libvirt, mf_program_info *info, GCancellable *cancellab
 {
   mf_qemu *qemu = &libvirt->qemu;
   gboolean ignores = FALSE, pauses = FALSE, acknowledges = FALSE;
-  g_autofree char *state = NULL;
 
   if (!mf_qemu_read_settings (qemu, cancellable, error))
     return FALSE;
@@ -122,9 +148,6 @@ check_begun (mf_libvirt *libvirt, mf_program_info *info, GCancellable *cancellab
                  ignores ? "pause-before-switchover" : "x-ignore-shared");
     return FALSE;
   }
-  state = mf_qemu_run_state (qemu, &qemu->was_running, MF_QEMU_COMMAND_USEC, cancellable, error);
-  if (state == NULL)
-    return FALSE;
   info->is_running = qemu->was_running;
   info->switchover_ack = acknowledges;
   return TRUE;
@@ -138,8 +161,8 @@ mf_libvirt_await_sender (mf_program *program, gint64 deadline_usec, mf_program_i
 
   for (;;) {
     g_autoptr (GError) failure = NULL;
-    g_autoptr (mf_qmp_event) event = NULL;
     gint64 slice_usec = MIN (deadline_usec, g_get_monotonic_time () + LOOK_USEC);
+    gboolean migrates = FALSE;
     int fd;
 
     if (!mf_wait_fd (libvirt->listen_fd, POLLIN, slice_usec, cancellable, &failure) &&
@@ -147,9 +170,9 @@ mf_libvirt_await_sender (mf_program *program, gint64 deadline_usec, mf_program_i
       g_propagate_error (error, g_steal_pointer (&failure));
       return -1;
     }
-    g_clear_error (&failure);
     /* Events first: libvirt has connected before its QEMU begins. */
-    event = mf_qmp_wait (libvirt->qemu.qmp, filter_migration, NULL, 0, NULL, &failure);
+    if (!read_events (libvirt, &migrates, error))
+      return -1;
     fd = accept4 (libvirt->listen_fd, NULL, NULL, SOCK_CLOEXEC);
     if (fd >= 0) {
       mf_libvirt_close_sender (libvirt);
@@ -159,16 +182,12 @@ mf_libvirt_await_sender (mf_program *program, gint64 deadline_usec, mf_program_i
       close (fd);
       return -1;
     }
-    if (event != NULL) {
+    if (migrates) {
       stop_stranger (libvirt, error);
       return -1;
     }
-    if (!g_error_matches (failure, MF_ERROR, MF_ERROR_TIMED_OUT)) {
-      g_propagate_error (error, g_steal_pointer (&failure));
-      return -1;
-    }
     if (g_get_monotonic_time () >= deadline_usec) {
-      g_propagate_error (error, g_steal_pointer (&failure));
+      g_set_error (error, MF_ERROR, MF_ERROR_TIMED_OUT, "timed out");
       return -1;
     }
   }
@@ -262,8 +281,10 @@ look_at_leftover (mf_libvirt *libvirt, GError **error)
   status = state != NULL ? mf_qemu_migration_status (qemu, NULL, error) : NULL;
   if (status == NULL)
     return FALSE;
-  if (is_running && mf_qmp_do (qemu->qmp, "stop", NULL, MF_QEMU_COMMAND_USEC, NULL, NULL))
+  if (is_running) {
+    mf_qmp_send (qemu->qmp, "stop", NULL, NULL);
     libvirt->was_stopped = TRUE;
+  }
   /* Nothing tells it any more that the target has its state: its stream went down with that service. */
   if (!is_running && !mf_qemu_status_is_active (status))
     return TRUE;
@@ -289,9 +310,9 @@ mf_libvirt_guard (mf_program *program, GCancellable *cancellable, GError **error
     return FALSE;
   }
   /* After a migration that failed it runs in a moment. A stop before that is as good. */
-  libvirt->was_stopped = mf_qmp_do (qemu->qmp, "stop", NULL, MF_QEMU_COMMAND_USEC, NULL, &failure);
-  if (!libvirt->was_stopped)
-    g_critical ("the guest could not be stopped again: %s", failure->message);
+  libvirt->was_stopped = TRUE;
+  /* Its answer may be long in coming: a CPU that waits for its memory to thaw stops afterwards. */
+  mf_qmp_send (qemu->qmp, "stop", NULL, NULL);
   g_set_error (error, MF_ERROR, MF_ERROR_PROGRAM, "libvirt let the guest run here again");
   return FALSE;
 }

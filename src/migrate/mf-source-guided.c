@@ -4,7 +4,7 @@
  *
  * When pre-copy has done what it can, the job says that it is ready; it goes on carrying what the program writes, until whoever drives the program tells it
  * to migrate. From there on it is he who stops it, and who lets it go on when his own migration fails. That is as it should be before the record says HANDED. After it
- * the guard sees it and stops the program at once, and the target is asked whose it is: ours again when it did not and will not run there, and
+ * the program's memory is frozen, the guard sees it run and stops it at once, and the target is asked whose it is: ours again when it did not and will not run there, and
  * otherwise it stands here for good while the target goes on reading its memory.
  */
 #include "migrate/mf-source-private.h"
@@ -13,6 +13,8 @@
 #define PROGRAM_USEC      (60 * G_USEC_PER_SEC)
 #define DIAL_TIMEOUT_USEC (5 * G_USEC_PER_SEC)
 #define REDIAL_USEC       (500 * 1000)
+#define ATTACH_USEC       (3 * G_USEC_PER_SEC)
+#define ATTACH_LOOK_USEC  (20 * 1000)
 
 /* --- before the switchover --- */
 
@@ -108,11 +110,49 @@ mf_source_handed_cancellable (mf_source *source)
   return source->handed;
 }
 
+/* A predecessor's: the program hands it over again within milliseconds, if it lives. */
+static void
+find_attachment (mf_source *source, mf_source_region *region)
+{
+  gint64 deadline = g_get_monotonic_time () + ATTACH_USEC;
+
+  while (region->userfault == NULL && !g_cancellable_is_cancelled (source->guard_stop)) {
+    region->userfault = mf_host_find_attachment (source->host, region->region, NULL);
+    if (region->userfault == NULL &&
+        (g_get_monotonic_time () >= deadline || !mf_source_wait (source->guard_stop, ATTACH_LOOK_USEC, NULL)))
+      return;
+  }
+}
+
+/* The target reads this memory for as long as it misses some of it: it must not change even for the moment in which the program is stopped again. */
+static void
+freeze (mf_source *source)
+{
+  for (guint i = 0; i < source->regions->len; i++) {
+    mf_source_region *region = mf_source_region_at (source, i);
+    g_autoptr (GError) error = NULL;
+
+    find_attachment (source, region);
+    if (region->userfault != NULL && !mf_userfault_freeze (region->userfault, &error))
+      g_debug ("%s", error->message);
+  }
+}
+
+void
+mf_source_thaw (mf_source *source)
+{
+  for (guint i = 0; i < source->regions->len; i++) {
+    if (mf_source_region_at (source, i)->userfault != NULL)
+      mf_userfault_thaw (mf_source_region_at (source, i)->userfault);
+  }
+}
+
 static gpointer
 guard (gpointer data)
 {
   mf_source *source = data;
 
+  freeze (source);
   for (;;) {
     g_autoptr (GError) error = NULL;
 
@@ -197,6 +237,8 @@ mf_source_ask_whose (mf_source *source, GError **error)
       return FALSE;
   }
   mf_migration_set_state (source->migration, MF_MIGRATION_RUNNING);
+  mf_source_stop_guard (source);
+  mf_source_thaw (source);
   if (!mf_host_record (source->host, source->record, MF_PHASE_LEAVING, error))
     return FALSE;
   g_propagate_error (error, g_steal_pointer (&why));

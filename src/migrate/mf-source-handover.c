@@ -169,6 +169,10 @@ take_back (mf_source *source, const GError *why)
                mf_migration_get_regions (source->migration)[0], error->message);
     return FALSE;
   }
+  if (source->is_guided) {
+    mf_source_stop_guard (source);
+    mf_source_thaw (source);
+  }
   if (!mf_host_record (source->host, source->record, MF_PHASE_LEAVING, &error)) {
     g_warning ("%s: the program may not go on here: %s", mf_migration_get_regions (source->migration)[0],
                error->message);

@@ -89,6 +89,8 @@ GCancellable *mf_source_handed_cancellable (mf_source *source);
 /* From HANDED on: watches that the program does not run here again. */
 void mf_source_start_guard (mf_source *source);
 void mf_source_stop_guard (mf_source *source);
+/* The program may write to its memory again. The guard has been stopped. */
+void mf_source_thaw (mf_source *source);
 /* The program came back, and nobody has been asked yet whose it is. */
 gboolean mf_source_must_ask (mf_source *source);
 /* Asks the target, as long as it takes. TRUE: it is ours again, and the record says so; the error says why it is here. FALSE without error: it runs there, and stands

@@ -319,6 +319,9 @@ clean_up (mf_source *source)
   g_clear_pointer (&source->relay, mf_state_relay_free);
   mf_source_stop_guard (source);
   mf_migration_set_ready (source->migration, FALSE);
+  /* Nobody reads it any more. */
+  if (source->is_guided && source->record->phase != MF_PHASE_HANDED)
+    mf_source_thaw (source);
   if (source->program != NULL) {
     source->program->ops->clean_up (source->program);
     source->program->ops->free (source->program);

@@ -93,6 +93,19 @@ mf_uffd_unregister (int uffd, uint64_t address, uint64_t length)
 }
 
 int
+mf_uffd_protect (int uffd, uint64_t address, uint64_t length)
+{
+  struct uffdio_writeprotect protect = { .range = { .start = address, .len = length },
+                                         .mode = UFFDIO_WRITEPROTECT_MODE_WP };
+
+  while (ioctl (uffd, UFFDIO_WRITEPROTECT, &protect) < 0) {
+    if (errno != EAGAIN)
+      return errno;
+  }
+  return 0;
+}
+
+int
 mf_uffd_wake (int uffd, uint64_t address, uint64_t length)
 {
   struct uffdio_range range = { .start = address, .len = length };

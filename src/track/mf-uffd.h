@@ -43,6 +43,8 @@ int mf_uffd_api (int uffd, uint64_t features);
 /* UFFDIO_REGISTER_MODE_*. `ioctls` (may be NULL): 1 << _UFFDIO_* for each one that the memory can do. */
 int mf_uffd_register (int uffd, uint64_t address, uint64_t length, uint64_t mode, uint64_t *ioctls);
 int mf_uffd_unregister (int uffd, uint64_t address, uint64_t length);
+/* Writes to the range, registered for UFFDIO_REGISTER_MODE_WP, wait from here on, until it is unregistered. */
+int mf_uffd_protect (int uffd, uint64_t address, uint64_t length);
 int mf_uffd_wake (int uffd, uint64_t address, uint64_t length);
 /* Puts whole pages down and wakes who waits for them; goes on by itself after EAGAIN. `done`: how many bytes are down, also on an error, which
  * then is that of the next page: EEXIST, it is there; ENOENT, nothing registered is mapped there; ESRCH, the program is gone; ENOMEM or
