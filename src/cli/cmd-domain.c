@@ -8,6 +8,7 @@
 static const mf_command commands[] = {
   { "enable", "Let a domain's memory be carried by memferry", mf_cmd_domain_enable },
   { "disable", "Make a domain what it was before", mf_cmd_domain_disable },
+  { "migrate", "Move a running domain to another host", mf_cmd_domain_migrate },
   { "list", "Show which domains are ready, and why others are not", mf_cmd_domain_list },
 };
 

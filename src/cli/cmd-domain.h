@@ -6,4 +6,5 @@
 
 int mf_cmd_domain_enable (int argc, char **argv);
 int mf_cmd_domain_disable (int argc, char **argv);
+int mf_cmd_domain_migrate (int argc, char **argv);
 int mf_cmd_domain_list (int argc, char **argv);

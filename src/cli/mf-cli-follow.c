@@ -15,6 +15,8 @@ typedef struct {
   gboolean as_json;
   gboolean on_terminal;
   gboolean asked_to_cancel;
+  mf_cli_follow_changed changed; /* may be NULL */
+  gpointer user_data;
   GError *error; /* why it is not followed any more; NULL: look at the job */
 } following;
 
@@ -41,6 +43,8 @@ show (following *self)
 
     mf_cli_progress_show (line);
   }
+  if (self->changed)
+    self->changed (self->job, self->user_data);
 }
 
 static void
@@ -120,6 +124,13 @@ run_until_ended (following *self)
 gboolean
 mf_cli_follow (MfDbusJob1 *job, gboolean as_json, GError **error)
 {
+  return mf_cli_follow_with (job, as_json, NULL, NULL, error);
+}
+
+gboolean
+mf_cli_follow_with (MfDbusJob1 *job, gboolean as_json, mf_cli_follow_changed changed, gpointer user_data,
+                    GError **error)
+{
   g_autoptr (GMainLoop) loop = g_main_loop_new (NULL, FALSE);
   g_autoptr (GCancellable) cancellable = g_cancellable_new ();
   following self = {
@@ -128,6 +139,8 @@ mf_cli_follow (MfDbusJob1 *job, gboolean as_json, GError **error)
     .cancellable = cancellable,
     .as_json = as_json,
     .on_terminal = isatty (STDOUT_FILENO),
+    .changed = changed,
+    .user_data = user_data,
   };
 
   run_until_ended (&self);

@@ -13,4 +13,9 @@ G_BEGIN_DECLS
  * MF_ERROR_CONNECTION (the service has ended). */
 gboolean mf_cli_follow (MfDbusJob1 *job, gboolean as_json, GError **error);
 
+/* The same; `changed` is called when it begins, and with every change of the job. */
+typedef void (*mf_cli_follow_changed) (MfDbusJob1 *job, gpointer user_data);
+gboolean mf_cli_follow_with (MfDbusJob1 *job, gboolean as_json, mf_cli_follow_changed changed, gpointer user_data,
+                             GError **error);
+
 G_END_DECLS

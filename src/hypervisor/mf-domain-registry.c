@@ -2,6 +2,7 @@
 #include "hypervisor/mf-domain-registry.h"
 
 #include "hypervisor/mf-domain.h"
+#include "hypervisor/mf-virt-error.h"
 #include <libvirt/libvirt.h>
 #include <libvirt/virterror.h>
 #include <libxml/uri.h>
@@ -13,50 +14,6 @@ struct _mf_domain_registry {
   virConnectPtr connection;
 };
 
-/* --- Errors --- */
-
-static void
-be_quiet (void *user_data, virErrorPtr error)
-{
-  /* By itself libvirt prints every error. */
-}
-
-static MfError
-code_of (int code)
-{
-  switch (code) {
-  case VIR_ERR_NO_DOMAIN:
-    return MF_ERROR_NOT_FOUND;
-  case VIR_ERR_AUTH_FAILED:
-  case VIR_ERR_AUTH_CANCELLED:
-  case VIR_ERR_AUTH_UNAVAILABLE:
-  case VIR_ERR_OPERATION_DENIED:
-  case VIR_ERR_ACCESS_DENIED:
-    return MF_ERROR_PERMISSION;
-  case VIR_ERR_NO_CONNECT:
-  case VIR_ERR_SYSTEM_ERROR:
-  case VIR_ERR_RPC:
-    return MF_ERROR_CONNECTION;
-  case VIR_ERR_NO_SUPPORT:
-  case VIR_ERR_CONFIG_UNSUPPORTED:
-    return MF_ERROR_NOT_SUPPORTED;
-  default:
-    return MF_ERROR_FAILED;
-  }
-}
-
-/* The last error of this thread. Returns FALSE. */
-static gboolean
-take_error (GError **error, const char *what)
-{
-  virErrorPtr wrong = virGetLastError ();
-
-  g_set_error (error, MF_ERROR, code_of (wrong ? wrong->code : VIR_ERR_INTERNAL_ERROR), "%s: %s", what,
-               wrong && wrong->message ? wrong->message : "libvirt gives no reason");
-  virResetLastError ();
-  return FALSE;
-}
-
 /* --- Connection --- */
 
 mf_domain_registry *
@@ -64,10 +21,10 @@ mf_domain_registry_open (const char *uri, GError **error)
 {
   g_autoptr (mf_domain_registry) registry = g_new0 (mf_domain_registry, 1);
 
-  virSetErrorFunc (NULL, be_quiet);
+  mf_virt_be_quiet ();
   registry->connection = virConnectOpenAuth (uri ? uri : DEFAULT_URI, virConnectAuthPtrDefault, 0);
   if (!registry->connection) {
-    take_error (error, uri ? uri : DEFAULT_URI);
+    mf_error_from_virt (error, uri ? uri : DEFAULT_URI);
     return NULL;
   }
   if (g_strcmp0 (virConnectGetType (registry->connection), "QEMU") != 0) {
@@ -140,7 +97,7 @@ mf_domain_registry_list (mf_domain_registry *registry, GError **error)
   const int count = virConnectListAllDomains (registry->connection, &domains, 0);
 
   if (count < 0) {
-    take_error (error, "listing the domains");
+    mf_error_from_virt (error, "listing the domains");
     return NULL;
   }
   for (int i = 0; i < count; i++) {
@@ -164,12 +121,12 @@ mf_domain_registry_find (mf_domain_registry *registry, const char *name, GError 
   if (!domain)
     domain = virDomainLookupByName (registry->connection, name);
   if (!domain) {
-    take_error (error, name);
+    mf_error_from_virt (error, name);
     return NULL;
   }
   entry = read_domain (domain, VIR_DOMAIN_XML_SECURE);
   if (!entry)
-    take_error (error, name);
+    mf_error_from_virt (error, name);
   virDomainFree (domain);
   return entry;
 }
@@ -180,7 +137,7 @@ mf_domain_registry_define (mf_domain_registry *registry, const char *xml, GError
   virDomainPtr domain = virDomainDefineXMLFlags (registry->connection, xml, 0);
 
   if (!domain)
-    return take_error (error, "libvirt does not take the new definition");
+    return mf_error_from_virt (error, "libvirt does not take the new definition");
   virDomainFree (domain);
   return TRUE;
 }
@@ -213,7 +170,7 @@ set_peer (virDomainPtr domain, const char *xml, const char *peer, unsigned int f
   if (!mf_domain_is_enabled (parsed) || g_strcmp0 (named, peer) == 0)
     return TRUE;
   element = mf_domain_dup_metadata (parsed, peer);
-  return set_metadata (domain, element, flags) == 0 || take_error (error, mf_domain_get_name (parsed));
+  return set_metadata (domain, element, flags) == 0 || mf_error_from_virt (error, mf_domain_get_name (parsed));
 }
 
 gboolean
@@ -221,7 +178,7 @@ mf_domain_registry_set_peer (mf_domain_registry *registry, const char *name, con
 {
   virDomainPtr domain = virDomainLookupByName (registry->connection, name);
   g_autoptr (mf_domain_entry) entry = domain ? read_domain (domain, 0) : NULL;
-  gboolean good = entry || take_error (error, name);
+  gboolean good = entry || mf_error_from_virt (error, name);
 
   if (good && entry->live)
     good = set_peer (domain, entry->live, peer, VIR_DOMAIN_AFFECT_LIVE, error);

@@ -99,34 +99,19 @@ mf_domain_first_cell (const mf_domain *domain)
 char *
 mf_domain_dup_stem (const mf_domain *domain)
 {
-  char *stem = g_strdup (domain->name);
-
-  for (char *c = stem; *c; c++)
-    if (!g_ascii_isalnum (*c) && !strchr ("._-", *c))
-      *c = '_';
-  if (*stem == '.')
-    *stem = '_';
-  return stem;
-}
-
-static char *
-socket_path (const mf_domain *domain, const char *ending)
-{
-  g_autofree char *stem = mf_domain_dup_stem (domain);
-
-  return g_strdup_printf (MF_DOMAIN_SOCKET_DIR "/memferry-%s.%s", stem, ending);
+  return mf_domain_stem (domain->name);
 }
 
 char *
 mf_domain_dup_qmp_path (const mf_domain *domain)
 {
-  return socket_path (domain, "qmp");
+  return mf_domain_qmp_path (domain->name);
 }
 
 char *
 mf_domain_dup_state_path (const mf_domain *domain)
 {
-  return socket_path (domain, "sock");
+  return mf_domain_state_path (domain->name);
 }
 
 /* Units as libvirt reads them; it writes KiB itself. */

@@ -8,13 +8,12 @@
  *
  * An mf_domain belongs to one thread at a time.
  */
+#include "hypervisor/mf-domain-names.h"
 #include "mf-error.h"
 
 G_BEGIN_DECLS
 
 #define MF_DOMAIN_NAMESPACE "https://memferry.org/libvirt/1.0"
-/* Where libvirt keeps what belongs to QEMU's user; a confined QEMU reaches it. */
-#define MF_DOMAIN_SOCKET_DIR "/var/lib/libvirt/qemu"
 
 typedef struct _mf_domain mf_domain;
 
