@@ -454,6 +454,14 @@ on_abort (mf_peer *peer, const uint8_t session[MF_SESSION_BYTES], const char *re
 }
 
 static void
+on_request (mf_peer *peer, const char *domain, GVariant *options, GDBusMethodInvocation *invocation, gpointer user_data)
+{
+  MfHost *host = user_data;
+
+  host->callbacks.requested (domain, options, invocation, host->user_data);
+}
+
+static void
 on_lost (mf_peer *peer, gpointer user_data)
 {
   MfHost *host = user_data;
@@ -468,7 +476,9 @@ on_lost (mf_peer *peer, gpointer user_data)
 static gboolean
 accept_control (MfHost *host, int fd, const mf_preface *preface, GError **error)
 {
-  static const mf_peer_handlers handlers = { .stage = on_stage, .abort = on_abort, .lost = on_lost };
+  static const mf_peer_handlers handlers = {
+    .stage = on_stage, .abort = on_abort, .request = on_request, .lost = on_lost
+  };
   g_autoptr (GError) local_error = NULL;
   mf_peer *peer;
 

@@ -8,6 +8,7 @@
 #include "attach/mf-userfault.h"
 #include "migrate/mf-migration.h"
 #include "migrate/mf-program.h"
+#include <gio/gio.h>
 
 G_BEGIN_DECLS
 
@@ -26,6 +27,9 @@ typedef struct {
   MfRegion *(*make_region) (const char *name, guint64 size_bytes, gboolean *is_new, GError **error, gpointer user_data);
   /* One that was made for a program that did not come: removed unless somebody has it mapped. */
   void (*drop_region) (const char *name, gpointer user_data);
+  /* Another host wants the domain of libvirt of that name, and all ready for libvirt to migrate it there. Answered with mf_peer_answer_request() or an error; `invocation`
+   * is taken over. In the main context. */
+  void (*requested) (const char *domain, GVariant *options, GDBusMethodInvocation *invocation, gpointer user_data);
   /* A migration to here begins, or one that a former service had begun goes on. In the main context. (transfer none) */
   void (*appeared) (MfMigration *migration, gpointer user_data);
 } mf_host_callbacks;

@@ -136,6 +136,37 @@ on_abort (MfDbusPeer1 *skeleton, GDBusMethodInvocation *invocation, GVariant *se
   return TRUE;
 }
 
+static gboolean
+on_request (MfDbusPeer1 *skeleton, GDBusMethodInvocation *invocation, const char *domain, GVariant *options,
+            gpointer user_data)
+{
+  mf_peer *peer = user_data;
+
+  peer->handlers.request (peer, domain, options, invocation, peer->user_data);
+  return TRUE;
+}
+
+void
+mf_peer_answer_request (GDBusMethodInvocation *invocation)
+{
+  g_dbus_method_invocation_return_value (invocation, NULL);
+}
+
+char *
+mf_peer_dup_local_address (mf_peer *peer)
+{
+  GIOStream *stream = g_dbus_connection_get_stream (peer->connection);
+  g_autoptr (GSocketAddress) local = NULL;
+  GInetAddress *address;
+
+  if (G_IS_SOCKET_CONNECTION (stream))
+    local = g_socket_connection_get_local_address (G_SOCKET_CONNECTION (stream), NULL);
+  if (!G_IS_INET_SOCKET_ADDRESS (local))
+    return NULL;
+  address = g_inet_socket_address_get_address (G_INET_SOCKET_ADDRESS (local));
+  return g_inet_address_to_string (address);
+}
+
 void
 mf_peer_answer_stage (GDBusMethodInvocation *invocation, GVariant *results)
 {
@@ -213,6 +244,7 @@ mf_peer_new_accepted (int fd, const mf_peer_handlers *handlers, gpointer user_da
   g_signal_connect (peer->skeleton, "handle-hello", G_CALLBACK (on_hello), peer);
   g_signal_connect (peer->skeleton, "handle-stage", G_CALLBACK (on_stage), peer);
   g_signal_connect (peer->skeleton, "handle-abort", G_CALLBACK (on_abort), peer);
+  g_signal_connect (peer->skeleton, "handle-request", G_CALLBACK (on_request), peer);
   if (!g_dbus_interface_skeleton_export (G_DBUS_INTERFACE_SKELETON (peer->skeleton), connection, OBJECT_PATH, error))
     return NULL;
   peer->closed_handler = g_signal_connect (connection, "closed", G_CALLBACK (on_closed), peer);
@@ -298,6 +330,22 @@ mf_peer_begin_stage (mf_peer *peer, const uint8_t session[MF_SESSION_BYTES], con
   g_dbus_connection_call (peer->connection, NULL, OBJECT_PATH, "org.memferry.Peer1", "Stage",
                           g_variant_new ("(@ays@a{sv})", session_variant (session), stage, arguments), NULL,
                           G_DBUS_CALL_FLAGS_NONE, G_MAXINT, NULL, NULL, NULL);
+}
+
+gboolean
+mf_peer_request (mf_peer *peer, const char *domain, GVariant *options, GCancellable *cancellable, GError **error)
+{
+  g_autoptr (GVariant) answer = NULL;
+  GError *local_error = NULL;
+
+  answer = g_dbus_connection_call_sync (peer->connection, NULL, OBJECT_PATH, "org.memferry.Peer1", "Request",
+                                        g_variant_new ("(s@a{sv})", domain, options), NULL, G_DBUS_CALL_FLAGS_NONE,
+                                        G_MAXINT, cancellable, &local_error);
+  if (answer == NULL) {
+    propagate (peer, error, local_error);
+    return FALSE;
+  }
+  return TRUE;
 }
 
 gboolean

@@ -22,6 +22,9 @@ typedef struct {
   /* As above; answered with mf_peer_answer_abort(). */
   void (*abort) (mf_peer *peer, const uint8_t session[MF_SESSION_BYTES], const char *reason,
                  GDBusMethodInvocation *invocation, gpointer user_data);
+  /* The peer asks for a domain. As above; answered with mf_peer_answer_request(). `options` (transfer none). */
+  void (*request) (mf_peer *peer, const char *domain, GVariant *options, GDBusMethodInvocation *invocation,
+                   gpointer user_data);
   /* The control stream ended. Once; nothing comes after it. */
   void (*lost) (mf_peer *peer, gpointer user_data);
 } mf_peer_handlers;
@@ -46,6 +49,9 @@ GVariant *mf_peer_stage (mf_peer *peer, const uint8_t session[MF_SESSION_BYTES],
 /* The same without waiting: whatever is asked for afterwards is done after it, and what it came to shows there. */
 void mf_peer_begin_stage (mf_peer *peer, const uint8_t session[MF_SESSION_BYTES], const char *stage,
                           GVariant *arguments);
+/* Asks for a domain; `options` a{sv}, floating allowed. Waits until all is ready for it to be migrated. */
+gboolean mf_peer_request (mf_peer *peer, const char *domain, GVariant *options, GCancellable *cancellable,
+                          GError **error);
 gboolean mf_peer_abort (mf_peer *peer, const uint8_t session[MF_SESSION_BYTES], const char *reason, GError **error);
 
 /* One more stream to where this peer was dialled. */
@@ -53,6 +59,9 @@ int mf_peer_open_stream (mf_peer *peer, const mf_preface *preface, GCancellable 
 
 /* `results` a{sv} or NULL for none. */
 void mf_peer_answer_stage (GDBusMethodInvocation *invocation, GVariant *results);
+void mf_peer_answer_request (GDBusMethodInvocation *invocation);
+/* The address that this host has in the eyes of the peer ("10.0.0.1", "fe80::1"); NULL: they talk over no network. (transfer full) */
+char *mf_peer_dup_local_address (mf_peer *peer);
 void mf_peer_answer_abort (GDBusMethodInvocation *invocation);
 
 G_END_DECLS

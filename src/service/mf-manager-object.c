@@ -3,6 +3,7 @@
 
 #include "mf-config.h"
 #include "service/mf-region-object.h"
+#include "service/mf-service-admit.h"
 #include <string.h>
 #include <unistd.h>
 
@@ -203,6 +204,20 @@ handle_release_domain (MfDbusManager1 *interface, GDBusMethodInvocation *invocat
 }
 
 static gboolean
+handle_admit_domain (MfDbusManager1 *interface, GDBusMethodInvocation *invocation, const char *name, const char *peer,
+                     GVariant *options, gpointer user_data)
+{
+  MfManagerObject *manager = user_data;
+  g_autoptr (GError) error = NULL;
+
+  if (check_is_root (invocation, &error) && check_options (options, NULL, 0, &error))
+    mf_service_admit_domain (manager->service, name, peer, invocation);
+  else
+    g_dbus_method_invocation_return_gerror (invocation, error);
+  return G_DBUS_METHOD_INVOCATION_HANDLED;
+}
+
+static gboolean
 parse_migrate_options (GVariant *options, mf_migrate_options *parsed, GError **error)
 {
   static const option known[] = {
@@ -299,6 +314,7 @@ mf_manager_object_new (MfService *service)
   g_signal_connect (manager->interface, "handle-prepare-run", G_CALLBACK (handle_prepare_run), manager);
   g_signal_connect (manager->interface, "handle-prepare-domain", G_CALLBACK (handle_prepare_domain), manager);
   g_signal_connect (manager->interface, "handle-release-domain", G_CALLBACK (handle_release_domain), manager);
+  g_signal_connect (manager->interface, "handle-admit-domain", G_CALLBACK (handle_admit_domain), manager);
   g_signal_connect (manager->interface, "handle-migrate", G_CALLBACK (handle_migrate), manager);
   mf_dbus_object_skeleton_set_manager1 (manager->object, manager->interface);
   return manager;

@@ -9,6 +9,7 @@
 #include "service/mf-manager-object.h"
 #include "service/mf-region-object.h"
 #include "service/mf-region-set.h"
+#include "service/mf-service-admit.h"
 #include "service/mf-service-folder.h"
 #include "service/mf-service-private.h"
 #include <errno.h>
@@ -333,6 +334,7 @@ recover (MfService *service, GError **error)
     .new_program = host_new_program,
     .make_region = host_make_region,
     .drop_region = host_drop_region,
+    .requested = mf_service_request_domain,
     .appeared = host_appeared,
   };
   g_auto (GStrv) names = NULL;
