@@ -235,6 +235,17 @@ class Host:
             stdin=subprocess.DEVNULL,
         )
 
+    def start_memferry(self, *words):
+        """Starts `memferry WORD...`; its output is a pipe. move.Move follows it."""
+        return subprocess.Popen(
+            [*self.prefix, f"{_INSTALLED}/cli/memferry", *words],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=_die_with_parent,
+        )
+
     def memferry(self, *words, seconds=120):
         """Runs it and returns what it prints; RuntimeError with its own line when it fails."""
         done = self.try_memferry(*words, seconds=seconds)
