@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """A small Debian with systemd that is booted in a container: as little of a machine as a service's packages can be tried on."""
 
+import itertools
 import os
 import shlex
 import shutil
@@ -14,6 +15,8 @@ from mfvm.deadline import Deadline, TooLate, wait_until  # noqa: E402
 
 MIRROR = "http://deb.debian.org/debian"
 BOOT_SECONDS = 60
+
+_numbers = itertools.count()
 
 
 class CanNot(Exception):
@@ -30,19 +33,58 @@ def make_root(folder, suite, packages):
     shutil.copy("/etc/resolv.conf", f"{folder}/etc/resolv.conf")
 
 
-class Machine:
-    """Booted from `folder`, with the host's network and kernel. A context manager; leaving it ends all that runs in it."""
+class _ControlGroup:
+    """A cgroup of a machine's own, for hosts without systemd. With one, systemd-nspawn asks it for that."""
 
-    def __init__(self, folder, log):
-        self.folder, self._log = folder, log
-        self._container = self._init = None
+    # Version 2; or both, as systemd has them side by side: its part of version 2, and its own of version 1.
+    _HIERARCHIES = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd")
+
+    def __init__(self):
+        self._paths = []
+        if os.path.isdir("/run/systemd/system"):
+            return
+        name = f"mfp-{os.getpid()}-{next(_numbers)}"
+        self._paths = [f"{root}/{name}" for root in self._HIERARCHIES if os.path.exists(f"{root}/cgroup.procs")]
+        if not self._paths:
+            raise CanNot("there is neither systemd nor a cgroup hierarchy for it")
+        for path in self._paths:
+            os.mkdir(path)
+
+    def options(self):
+        return ["--keep-unit"] if self._paths else []
+
+    def join(self):
+        """In the process that is to be in it."""
+        for path in self._paths:
+            with open(f"{path}/cgroup.procs", "w", encoding="ascii") as processes:
+                processes.write(str(os.getpid()))
+
+    def remove(self):
+        for path in self._paths:
+            for folder, _, _ in os.walk(path, topdown=False):
+                os.rmdir(folder)
+
+
+class Machine:
+    """Booted from `folder`, with the host's kernel, and its network or that of a namespace. A context manager; leaving it ends all that
+    runs in it.
+
+    namespace  path of a network namespace, or None: the host's
+    """
+
+    def __init__(self, folder, log, namespace=None):
+        self.folder, self._log, self._namespace = folder, log, namespace
+        self._container = self._init = self._group = None
 
     def __enter__(self):
-        options = ["--register=no", "--keep-unit", "--capability=all", "--resolv-conf=off", "--bind=/dev/userfaultfd"]
+        self._group = _ControlGroup()
+        options = ["--register=no", "--capability=all", "--resolv-conf=off", "--bind=/dev/userfaultfd", *self._group.options()]
+        if self._namespace:
+            options.append(f"--network-namespace-path={self._namespace}")
         with open(self._log, "wb") as log:
             self._container = subprocess.Popen(
                 ["systemd-nspawn", "--quiet", f"--directory={self.folder}", *options, "--boot"],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, preexec_fn=self._group.join,
             )  # fmt: skip
         try:
             self._init = wait_until(self._find_init, BOOT_SECONDS, "first process", interval=0.05)
@@ -104,6 +146,7 @@ class Machine:
         if self._container.poll() is None:
             self._signal(self._container.pid, signal.SIGKILL)
         self._container.wait()
+        self._group.remove()
 
     @staticmethod
     def _signal(pid, number):
