@@ -24,7 +24,7 @@ def groups():
 def help_options(words):
     done = run([*words, "--help"])
     equal((done.returncode, done.stderr), (0, ""))
-    return set(re.findall(r"(?<!\S)(-[a-z]|--[a-z-]+)(?=[,= ])", options_part(done.stdout)))
+    return set(re.findall(r"(?<!\S)(-[a-z]|--[a-z0-9-]+)(?=[,= ])", options_part(done.stdout)))
 
 
 def options_part(text):
@@ -38,7 +38,7 @@ def page_options(page):
     found = set()
     for line in part.splitlines():
         if line.startswith("*-"):
-            found |= set(re.findall(r"\*(-[a-z]|--[a-z-]+)\*", line))
+            found |= set(re.findall(r"\*(-[a-z]|--[a-z0-9-]+)\*", line))
     return found
 
 
