@@ -6,100 +6,15 @@
 #include "cli/mf-cli-options.h"
 #include "cli/mf-cli-service.h"
 #include "cli/mf-cli-table.h"
+#include "cli/mf-domain-verdict.h"
 #include "hypervisor/mf-domain-registry.h"
 #include "hypervisor/mf-domain.h"
 #include <json-glib/json-glib.h>
 
-/* What is said of one. `ready`: it can be moved as it runs, or can be once it is started. */
-typedef struct {
-  const char *name;
-  gboolean runs;
-  gboolean enabled;
-  gboolean ready;
-  char *reason; /* why it isn't; NULL */
-} verdict;
-
-static char *
-first_of (char **lines)
-{
-  return *lines ? g_strdup (*lines) : NULL;
-}
-
-/* Whether the service has all of the memory, mapped by a program. NULL: it has. */
-static char *
-judge_memory (const mf_domain *domain, GDBusObjectManager *objects)
-{
-  g_autoptr (GError) error = NULL;
-  g_autoptr (GArray) memory = mf_domain_list_memory (domain, &error);
-
-  if (!memory)
-    return g_strdup (error->message);
-  for (guint i = 0; i < memory->len; i++) {
-    const char *name = g_array_index (memory, mf_domain_memory, i).region;
-    g_autoptr (MfDbusRegion1) region = mf_cli_find_region (objects, name, NULL);
-
-    if (!region || !mf_dbus_region1_get_pid (region))
-      return g_strdup ("memferryd does not have its memory: it was started without it, or without the hook of libvirt; "
-                       "shut it down and start it");
-  }
-  return NULL;
-}
-
-/* What it runs with may be older than its definition. */
-static char *
-judge_live (const char *xml, GDBusObjectManager *objects)
-{
-  g_autoptr (GError) error = NULL;
-  g_autoptr (mf_domain) domain = mf_domain_parse (xml, &error);
-  g_auto (GStrv) gaps = NULL, obstacles = NULL;
-
-  if (!domain)
-    return g_strdup (error->message);
-  /* A device that has been plugged in since. */
-  obstacles = mf_domain_find_obstacles (domain);
-  if (*obstacles)
-    return first_of (obstacles);
-  gaps = mf_domain_find_gaps (domain);
-  if (!mf_domain_is_enabled (domain) || *gaps)
-    return g_strdup ("it was started before it was enabled: shut it down and start it");
-  return objects ? judge_memory (domain, objects) : NULL;
-}
-
-static char *
-judge_definition (const mf_domain *domain, const char *name)
-{
-  g_auto (GStrv) obstacles = mf_domain_find_obstacles (domain), gaps = NULL;
-
-  if (*obstacles)
-    return first_of (obstacles);
-  if (!mf_domain_is_enabled (domain))
-    return g_strdup_printf ("not enabled: memferry domain enable %s", name);
-  gaps = mf_domain_find_gaps (domain);
-  return *gaps ? g_strdup_printf ("%s: memferry domain enable %s again", *gaps, name) : NULL;
-}
-
-static void
-judge (const mf_domain_entry *entry, GDBusObjectManager *objects, verdict *v)
-{
-  g_autoptr (GError) error = NULL;
-  g_autoptr (mf_domain) domain = mf_domain_parse (entry->definition ? entry->definition : entry->live, &error);
-
-  *v = (verdict){ .name = entry->name, .runs = entry->live != NULL };
-  if (!domain) {
-    v->reason = g_strdup (error->message);
-    return;
-  }
-  v->enabled = mf_domain_is_enabled (domain);
-  v->reason = judge_definition (domain, entry->name);
-  if (!v->reason && entry->live)
-    v->reason = judge_live (entry->live, objects);
-  v->ready = v->reason == NULL;
-}
-
 /* --- Output --- */
 
 static void
-add_row (mf_cli_table *table, const verdict *v)
+add_row (mf_cli_table *table, const mf_domain_verdict *v)
 {
   char **cells = g_new0 (char *, 5);
 
@@ -111,7 +26,7 @@ add_row (mf_cli_table *table, const verdict *v)
 }
 
 static char *
-as_json (const verdict *v)
+as_json (const mf_domain_verdict *v)
 {
   g_autoptr (JsonBuilder) builder = json_builder_new ();
   g_autoptr (JsonGenerator) generator = json_generator_new ();
@@ -161,15 +76,14 @@ print_all (const list_words *words, GPtrArray *entries, GDBusObjectManager *obje
 
   for (guint i = 0; i < entries->len; i++) {
     g_autofree char *json = NULL;
-    verdict v;
+    g_auto (mf_domain_verdict) v = { NULL };
 
-    judge (entries->pdata[i], objects, &v);
+    mf_domain_verdict_init (&v, entries->pdata[i], objects);
     json = words->as_json ? as_json (&v) : NULL;
     if (json || words->quiet)
       g_print ("%s\n", json ? json : v.name);
     else
       add_row (table, &v);
-    g_free (v.reason);
   }
   if (!words->as_json && !words->quiet)
     mf_cli_table_print (table);

@@ -13,6 +13,7 @@
 #include "hypervisor/mf-domain-migration.h"
 #include "hypervisor/mf-domain.h"
 #include "link/mf-link.h"
+#include <string.h>
 
 typedef struct {
   char *socket, *uri, *peer, *mode, *max_downtime, *bandwidth, *max_pause;
@@ -64,8 +65,7 @@ parse (int *argc, char ***argv, migrate_words *words, GError **error)
 {
   const GOptionEntry entries[] = {
     { "connect", 'c', 0, G_OPTION_ARG_STRING, &words->uri, "The libvirt daemon; qemu:///system if left out", "URI" },
-    { "peer", 0, 0, G_OPTION_ARG_STRING, &words->peer, "The service there; tcp://HOST of DEST-URI if left out",
-      "PEER" },
+    { "peer", 0, 0, G_OPTION_ARG_STRING, &words->peer, "The service there; see below", "PEER" },
     { "mode", 0, 0, G_OPTION_ARG_STRING, &words->mode, "auto, precopy or postcopy", "MODE" },
     { "max-downtime", 0, 0, G_OPTION_ARG_STRING, &words->max_downtime, "How long the guest may stand", "MS" },
     { "bandwidth", 0, 0, G_OPTION_ARG_STRING, &words->bandwidth, "Bytes a second for bulk data, with K, M, G", "RATE" },
@@ -84,6 +84,7 @@ parse (int *argc, char ***argv, migrate_words *words, GError **error)
     .parameters = "DOMAIN DEST-URI",
     .summary =
         "Moves a running domain to the host of DEST-URI (qemu+ssh://HOST/system, qemu+tcp://..., qemu+tls://...).\n"
+        "PEER is where its memory goes: ssh://HOST for qemu+ssh, tcp://HOST for the others, if left out.\n"
         "^C, or virsh domjobabort, cancels: until the switchover it goes on here as if nothing had been asked.",
     .entries = entries,
     .uses_service = TRUE,
@@ -91,6 +92,23 @@ parse (int *argc, char ***argv, migrate_words *words, GError **error)
 
   return mf_cli_parse (&usage, argc, argv, &words->socket, error) &&
          mf_cli_check_words (*argc, 2, 2, "DOMAIN and DEST-URI", error);
+}
+
+/* The memory goes the way that the user has chosen for libvirt: through ssh, or not. */
+static char *
+peer_at (GUri *uri)
+{
+  const char *host = g_uri_get_host (uri), *user = g_uri_get_userinfo (uri);
+  const gboolean ssh = g_str_has_suffix (g_uri_get_scheme (uri), "+ssh");
+  GString *peer = g_string_new (ssh ? "ssh://" : "tcp://");
+
+  if (ssh && user)
+    g_string_append_printf (peer, "%s@", user);
+  g_string_append_printf (peer, strchr (host, ':') ? "[%s]" : "%s", host);
+  /* That of ssh is sshd's; any other is libvirt's, and none of ours. */
+  if (ssh && g_uri_get_port (uri) > 0)
+    g_string_append_printf (peer, ":%d", g_uri_get_port (uri));
+  return g_string_free (peer, FALSE);
 }
 
 /* The service of the host that DEST-URI names. */
@@ -106,7 +124,7 @@ peer_of (const migrate_words *words, const char *destination, GError **error)
   } else {
     uri = g_uri_parse (destination, G_URI_FLAGS_PARSE_RELAXED | G_URI_FLAGS_NON_DNS, NULL);
     if (uri && g_uri_get_host (uri) && *g_uri_get_host (uri))
-      peer = g_strdup_printf (strchr (g_uri_get_host (uri), ':') ? "tcp://[%s]" : "tcp://%s", g_uri_get_host (uri));
+      peer = peer_at (uri);
   }
   if (!peer) {
     g_set_error (error, MF_ERROR, MF_ERROR_INVALID,

@@ -3,6 +3,7 @@
  * memferry: the command. One executable; the first word says what to do.
  */
 #include "cli/mf-cli-options.h"
+#include "cli/mf-cli-libvirt.h"
 #include "cli/mf-command.h"
 #include "mf-config.h"
 #include "mf-error.h"
@@ -21,8 +22,9 @@ static const mf_command commands[] = {
   { "cancel", "Cancel a migration", mf_cmd_cancel },
   { "watch", "Show what happens as it happens", mf_cmd_watch },
 #if MF_HAVE_LIBVIRT
-  { "domain", "Let domains of libvirt be moved", mf_cmd_domain },
-  { "hook", "Do what libvirt's hook has to do", mf_cmd_hook },
+  { "domain", "Let domains of libvirt be moved", mf_cli_run_libvirt },
+  { "drain", "Move all of this host's domains away", mf_cli_run_libvirt },
+  { "hook", "Do what libvirt's hook has to do", mf_cli_run_libvirt },
 #endif
 };
 

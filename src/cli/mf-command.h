@@ -23,4 +23,5 @@ int mf_cmd_watch (int argc, char **argv);
 int mf_cmd_serve (int argc, char **argv);
 /* Only where libvirt is (MF_HAVE_LIBVIRT). */
 int mf_cmd_domain (int argc, char **argv);
+int mf_cmd_drain (int argc, char **argv);
 int mf_cmd_hook (int argc, char **argv);

@@ -10,6 +10,11 @@
 
 #define DEFAULT_URI "qemu:///system"
 
+/* How long dirty rates are measured, how long that may take in all, and how often to look whether it is done. */
+#define MEASURE_S          1
+#define MEASURE_LIMIT_USEC (5 * G_USEC_PER_SEC)
+#define MEASURE_LOOK_USEC  (100 * 1000)
+
 struct _mf_domain_registry {
   virConnectPtr connection;
 };
@@ -187,4 +192,47 @@ mf_domain_registry_set_peer (mf_domain_registry *registry, const char *name, con
   if (domain)
     virDomainFree (domain);
   return good;
+}
+
+/* --- Dirty rates --- */
+
+/* FALSE: it is still being measured. */
+static gboolean
+read_rate (virDomainPtr domain, guint64 *rate)
+{
+  virDomainPtr domains[] = { domain, NULL };
+  virDomainStatsRecordPtr *records = NULL;
+  int status = VIR_DOMAIN_DIRTYRATE_UNSTARTED;
+  long long mib = 0;
+
+  if (virDomainListGetStats (domains, VIR_DOMAIN_STATS_DIRTYRATE, &records, 0) < 1)
+    return TRUE;
+  virTypedParamsGetInt (records[0]->params, records[0]->nparams, "dirtyrate.calc_status", &status);
+  if (status == VIR_DOMAIN_DIRTYRATE_MEASURED)
+    virTypedParamsGetLLong (records[0]->params, records[0]->nparams, "dirtyrate.megabytes_per_second", &mib);
+  virDomainStatsRecordListFree (records);
+  *rate = mib > 0 ? (guint64) mib << 20 : 0;
+  return status != VIR_DOMAIN_DIRTYRATE_MEASURING;
+}
+
+void
+mf_domain_registry_measure (mf_domain_registry *registry, const char *const *names, guint64 *rates)
+{
+  g_autoptr (GPtrArray) domains = g_ptr_array_new ();
+  const gint64 limit = g_get_monotonic_time () + MEASURE_LIMIT_USEC;
+
+  for (guint i = 0; names[i]; i++) {
+    virDomainPtr domain = virDomainLookupByName (registry->connection, names[i]);
+
+    rates[i] = 0;
+    if (domain && virDomainStartDirtyRateCalc (domain, MEASURE_S, 0) < 0)
+      g_clear_pointer (&domain, virDomainFree);
+    g_ptr_array_add (domains, domain);
+  }
+  for (guint i = 0; i < domains->len; i++) {
+    while (domains->pdata[i] && !read_rate (domains->pdata[i], &rates[i]) && g_get_monotonic_time () < limit)
+      g_usleep (MEASURE_LOOK_USEC);
+    g_clear_pointer ((virDomainPtr *) &domains->pdata[i], virDomainFree);
+  }
+  virResetLastError ();
 }

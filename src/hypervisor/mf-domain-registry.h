@@ -38,4 +38,8 @@ gboolean mf_domain_registry_define (mf_domain_registry *registry, const char *xm
  * is busy with the domain. */
 gboolean mf_domain_registry_set_peer (mf_domain_registry *registry, const char *name, const char *peer, GError **error);
 
+/* How fast running domains write to their memory, in bytes a second, as far as QEMU can tell (it looks at samples of pages for a second): 0 where it can't. Blocks for
+ * a little longer than that. `names`: NULL-terminated; `rates`: one for each. */
+void mf_domain_registry_measure (mf_domain_registry *registry, const char *const *names, guint64 *rates);
+
 G_END_DECLS

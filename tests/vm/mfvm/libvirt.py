@@ -129,8 +129,8 @@ class Host:
 
     def _install(self):
         """As in the build folder: the command looks for the library there."""
-        for folder, file in (("cli", "memferry"), ("preload", "libmemferry-preload.so")):
-            os.makedirs(self.outside(f"{_INSTALLED}/{folder}"))
+        for folder, file in (("cli", "memferry"), ("cli", "memferry-libvirt"), ("preload", "libmemferry-preload.so")):
+            os.makedirs(self.outside(f"{_INSTALLED}/{folder}"), exist_ok=True)
             built = os.path.join(service.BUILD, "src", folder, file)
             if os.path.exists(built):
                 shutil.copy(built, self.outside(f"{_INSTALLED}/{folder}"))
