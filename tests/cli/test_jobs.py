@@ -12,7 +12,7 @@ from mfcli.host import MEMFERRY, SCRIPTED, SECONDS, Host, wait_until
 
 KEYS = {"id", "kind", "direction", "regions", "peer", "mode", "state", "stage", "round", "bytes", "total_bytes",
         "remaining_bytes", "rate", "dirty_rate", "predicted_downtime_usec", "downtime_usec", "pauses",
-        "longest_pause_usec", "faults", "fault_p50_usec", "fault_p99_usec", "elapsed_usec", "error", "message"}
+        "longest_pause_usec", "faults", "fault_p50_usec", "fault_p99_usec", "elapsed_usec", "error", "message", "ready"}
 
 
 def started():
