@@ -12,6 +12,8 @@ ignore (void *user_data, virErrorPtr error)
 void
 mf_virt_be_quiet (void)
 {
+  /* Before libvirt's first call, which reads it: warnings go to standard error as well. */
+  g_setenv ("LIBVIRT_DEBUG", "4", FALSE);
   virSetErrorFunc (NULL, ignore);
 }
 

@@ -639,6 +639,9 @@ recover_session (MfHost *host, mf_record *record, GError **error)
   }
   if (record->phase == MF_PHASE_INCOMING) {
     mf_record_remove (record, host->state_dir);
+    /* Those of a program that was still to come were made for it. */
+    for (guint i = 0; record->program != NULL && record->regions[i] != NULL; i++)
+      mf_host_drop_region (host, record->regions[i]);
     mf_record_free (record);
     return TRUE;
   }
