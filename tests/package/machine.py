@@ -61,8 +61,17 @@ class _ControlGroup:
 
     def remove(self):
         for path in self._paths:
+            wait_until(lambda path=path: self._is_removed(path), 30, f"end of the processes in {path}", interval=0.1)
+
+    @staticmethod
+    def _is_removed(path):
+        """What has just ended may keep it for a moment."""
+        try:
             for folder, _, _ in os.walk(path, topdown=False):
                 os.rmdir(folder)
+        except OSError:
+            return False
+        return True
 
 
 class Machine:
