@@ -80,9 +80,10 @@ class Console:
         if text:
             self.lines.append((at, source, text))
 
-    def trouble(self):
-        """The lines that tell of something wrong, a beat that can't be read among them."""
-        return [text for _, _, text in self.lines if _TROUBLE.search(text) or text.startswith("HB ")]
+    def trouble(self, since=0.0):
+        """The lines that tell of something wrong, a beat that can't be read among them, from host time `since` on: a guest that was
+        killed leaves half a line."""
+        return [text for at, _, text in self.lines if at >= since and (_TROUBLE.search(text) or text.startswith("HB "))]
 
 
 class Reader:
