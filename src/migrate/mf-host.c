@@ -5,7 +5,7 @@
  * `lock` protects the tables and is held for moments; callbacks are called without it. A session's thread announces its end by an idle source in the main context, which
  * joins and frees it there: so what the main context looks up stays alive while it looks.
  */
-#include "migrate/mf-host-private.h"
+#include "migrate/mf-host-tables.h"
 
 #include "link/mf-link.h"
 #include "migrate/mf-migration-private.h"
@@ -13,23 +13,6 @@
 #include "migrate/mf-source.h"
 #include "migrate/mf-target.h"
 #include <string.h>
-
-struct _MfHost {
-  char *state_dir;
-  char *runtime_dir;
-  mf_host_callbacks callbacks;
-  gpointer user_data;
-  GMainContext *context;
-  GCancellable *stopping;
-
-  GMutex lock; /* the fields below */
-  GCond cond;
-  GPtrArray *records; /* of sessions under way, theirs; and of regions that are away, ours */
-  GPtrArray *kept;    /* those that are ours */
-  GPtrArray *sources;
-  GPtrArray *targets;
-  GPtrArray *peers; /* control streams that came in */
-};
 
 GMainContext *
 mf_host_context (MfHost *host)
@@ -227,8 +210,8 @@ mf_host_drop (MfHost *host, mf_record *record)
 }
 
 /* With the lock held. */
-static void
-keep_copy (MfHost *host, const mf_record *record)
+void
+mf_host_keep_copy (MfHost *host, const mf_record *record)
 {
   mf_record *copy =
       mf_record_new (record->session, (const char *const *) record->regions, record->peer, record->control);
@@ -253,7 +236,7 @@ mf_host_bury (MfHost *host, mf_record *record, mf_record_phase phase)
   if (!mf_record_write (record, host->state_dir, phase, &error))
     g_warning ("%s", error->message);
   if (g_ptr_array_remove (host->records, record))
-    keep_copy (host, record);
+    mf_host_keep_copy (host, record);
   g_mutex_unlock (&host->lock);
 }
 
@@ -262,7 +245,7 @@ mf_host_keep (MfHost *host, mf_record *record)
 {
   g_mutex_lock (&host->lock);
   if (g_ptr_array_remove (host->records, record))
-    keep_copy (host, record);
+    mf_host_keep_copy (host, record);
   g_mutex_unlock (&host->lock);
 }
 
@@ -378,8 +361,8 @@ mf_host_target_ended (MfHost *host, mf_target *target)
   in_main_context (host, on_target_ended, end);
 }
 
-static gboolean
-has_ended (const mf_record *record)
+gboolean
+mf_host_has_ended (const mf_record *record)
 {
   return record->phase == MF_PHASE_UNDONE || record->phase == MF_PHASE_COMPLETE;
 }
@@ -391,7 +374,7 @@ ended_of (MfHost *host, const uint8_t session[MF_SESSION_BYTES])
   for (guint i = 0; i < host->kept->len; i++) {
     mf_record *record = g_ptr_array_index (host->kept, i);
 
-    if (has_ended (record) && memcmp (record->session, session, MF_SESSION_BYTES) == 0)
+    if (mf_host_has_ended (record) && memcmp (record->session, session, MF_SESSION_BYTES) == 0)
       return record;
   }
   return NULL;
@@ -610,78 +593,6 @@ mf_host_migrate (MfHost *host, const char *const *regions, const char *peer, con
   g_ptr_array_add (host->sources, mf_source_start (host, migration, regions, peer, program, peer_program, &filled));
   g_mutex_unlock (&host->lock);
   return migration;
-}
-
-/* What a former service left of one session. Takes `record` over. */
-static gboolean
-recover_session (MfHost *host, mf_record *record, GError **error)
-{
-  gboolean is_source = record->phase == MF_PHASE_LEAVING || record->phase == MF_PHASE_HANDED;
-  g_autoptr (MfMigration) migration = NULL;
-
-  for (guint i = 0; record->regions[i] != NULL && !is_source; i++) {
-    g_autoptr (MfRegion) region = mf_host_find_region (host, record->regions[i], error);
-    gboolean ok;
-
-    /* Before the switchover nothing of it counts; after it, what is not there is missing. */
-    if (region == NULL)
-      ok = FALSE;
-    else if (record->phase == MF_PHASE_TAKEN)
-      ok = mf_target_forget_holes (region, error);
-    else
-      ok = mf_region_reset (region, error);
-    if (ok && record->phase == MF_PHASE_INCOMING)
-      mf_region_set_all_present (region);
-    if (!ok) {
-      mf_record_free (record);
-      return FALSE;
-    }
-  }
-  if (record->phase == MF_PHASE_INCOMING) {
-    mf_record_remove (record, host->state_dir);
-    /* Those of a program that was still to come were made for it. */
-    for (guint i = 0; record->program != NULL && record->regions[i] != NULL; i++)
-      mf_host_drop_region (host, record->regions[i]);
-    mf_record_free (record);
-    return TRUE;
-  }
-
-  migration =
-      mf_migration_new (host->context, (const char *const *) record->regions, record->peer, MF_MODE_AUTO, is_source);
-  g_mutex_lock (&host->lock);
-  g_ptr_array_add (host->records, record);
-  if (is_source)
-    g_ptr_array_add (host->sources, mf_source_resume (host, migration, record));
-  else
-    g_ptr_array_add (host->targets, mf_target_resume (host, migration, record));
-  g_mutex_unlock (&host->lock);
-  mf_host_announce (host, migration);
-  return TRUE;
-}
-
-gboolean
-mf_host_recover (MfHost *host, GError **error)
-{
-  g_autoptr (GPtrArray) records = mf_record_load_all (host->state_dir, error);
-
-  if (records == NULL)
-    return FALSE;
-  while (records->len > 0) {
-    g_autoptr (GError) local_error = NULL;
-    mf_record *record = g_ptr_array_steal_index (records, 0);
-    g_autofree char *first = g_strdup (record->regions[0] ? record->regions[0] : "");
-
-    if (record->phase == MF_PHASE_AWAY || has_ended (record)) {
-      g_mutex_lock (&host->lock);
-      keep_copy (host, record);
-      g_mutex_unlock (&host->lock);
-      mf_record_free (record);
-    } else if (!recover_session (host, record, &local_error)) {
-      g_warning ("the migration of region %s, which a former service began, can't go on: %s", first,
-                 local_error->message);
-    }
-  }
-  return TRUE;
 }
 
 void
