@@ -90,14 +90,14 @@ mf_source_await_sender (mf_source *source, GError **error)
   if (!source->program->ops->open_sender (source->program, mf_migration_cancellable (source->migration), error))
     return FALSE;
   if (streams)
-    mf_source_begin_stream (source);
+    mf_source_begin_stream (source, TRUE);
   mf_migration_set_ready (source->migration, TRUE);
   source->sender_fd = wait_for_sender (source, error);
   mf_migration_set_ready (source->migration, FALSE);
   if (source->sender_fd < 0 || !ask_for_program (source, error))
     return FALSE;
   if (streams)
-    mf_source_begin_stream (source);
+    mf_source_begin_stream (source, FALSE);
   decide_again (source);
   return TRUE;
 }
@@ -128,6 +128,8 @@ find_attachment (mf_source *source, mf_source_region *region)
 static void
 freeze (mf_source *source)
 {
+  gint64 began_usec = g_get_monotonic_time ();
+
   for (guint i = 0; i < source->regions->len; i++) {
     mf_source_region *region = mf_source_region_at (source, i);
     g_autoptr (GError) error = NULL;
@@ -136,6 +138,7 @@ freeze (mf_source *source)
     if (region->userfault != NULL && !mf_userfault_freeze (region->userfault, &error))
       g_debug ("%s", error->message);
   }
+  g_debug ("switchover: frozen within %" G_GINT64_FORMAT " us", g_get_monotonic_time () - began_usec);
 }
 
 void

@@ -76,8 +76,8 @@ gboolean mf_source_scan (mf_source *source, gboolean standing, GError **error);
 guint64 mf_source_dirty_bytes (mf_source *source);
 /* Waits, or returns FALSE when cancelled. */
 gboolean mf_source_wait (GCancellable *cancellable, gint64 usec, GError **error);
-/* The target pulls what is dirty, scan by scan, until something else is asked of it. */
-void mf_source_begin_stream (mf_source *source);
+/* The target pulls what is dirty, scan by scan, until something else is asked of it. `unhurried`: seldom, until its program has come. */
+void mf_source_begin_stream (mf_source *source, gboolean unhurried);
 /* The dirty sets of all regions, packed: aa(yay). `settle`: all that is dirty, and it is remembered; otherwise what is dirty beyond that. */
 GVariant *mf_source_pack_sets (mf_source *source, gboolean settle, GError **error);
 

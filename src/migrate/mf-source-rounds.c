@@ -123,13 +123,14 @@ pull_round (mf_source *source, mf_round *round, GError **error)
 }
 
 void
-mf_source_begin_stream (mf_source *source)
+mf_source_begin_stream (mf_source *source, gboolean unhurried)
 {
   GVariantDict dict;
 
   set_live_scans (source, TRUE);
   g_variant_dict_init (&dict, NULL);
   g_variant_dict_insert (&dict, "stream", "b", TRUE);
+  g_variant_dict_insert (&dict, "unhurried", "b", unhurried);
   mf_peer_begin_stage (source->peer, source->record->session, "pre-copy", g_variant_dict_end (&dict));
 }
 
@@ -143,7 +144,7 @@ stream_until_small (mf_source *source, guint64 dirty_bytes, gboolean *small, GEr
   guint64 mean_bytes = dirty_bytes, before_bytes = dirty_bytes;
   gboolean settled = FALSE;
 
-  mf_source_begin_stream (source);
+  mf_source_begin_stream (source, FALSE);
   while (!(*small && settled) && g_get_monotonic_time () - began_usec < (gint64) patience_usec) {
     guint64 downtime_usec;
 

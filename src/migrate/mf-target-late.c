@@ -122,8 +122,8 @@ join_arrival (mf_target *target)
     g_thread_join (g_steal_pointer (&target->arrival));
 }
 
-static gboolean
-all_are_mapped (mf_target *target)
+gboolean
+mf_target_has_mapped (mf_target *target)
 {
   for (guint i = 0; i < target->regions->len; i++) {
     if (mf_target_region_at (target, i)->userfault == NULL)
@@ -170,7 +170,7 @@ mf_target_take_late (mf_target *target)
 
   for (guint i = 0; i < came->len; i++)
     take_one (target, g_ptr_array_index (came, i));
-  if (!all_are_mapped (target))
+  if (!mf_target_has_mapped (target))
     return;
   join_arrival (target);
   drop_program (target);
@@ -186,7 +186,7 @@ await_mapped (mf_target *target, GError **error)
   gboolean in_time = TRUE;
 
   mf_target_take_late (target);
-  while (!all_are_mapped (target)) {
+  while (!mf_target_has_mapped (target)) {
     g_mutex_lock (&target->lock);
     while (in_time && target->attachments->len == 0 && target->peer != NULL &&
            !g_cancellable_is_cancelled (target->interrupt))

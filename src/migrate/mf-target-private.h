@@ -129,6 +129,8 @@ void mf_target_serve_late (mf_target *target, MfUserfault *userfault);
 void mf_target_accept_late (mf_target *target);
 /* Takes in those that came. */
 void mf_target_take_late (mf_target *target);
+/* Whether the program has come, as far as its memory. */
+gboolean mf_target_has_mapped (mf_target *target);
 /* Waits until the program is there, checked and prepared, and makes the relay: the source's has begun to write its state. */
 gboolean mf_target_await_late (mf_target *target, GVariant *arguments, GError **error);
 /* Nothing of it is under way any more. */

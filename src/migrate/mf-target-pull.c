@@ -25,6 +25,8 @@
 #define REFRESH_USEC       (150 * 1000)
 /* Streaming: from one look what is dirty to the next. */
 #define STREAM_PERIOD_USEC 2000
+/* The same while the program is still to come: what is written again and again is carried once in that time. */
+#define UNHURRIED_PERIOD_USEC (100 * 1000)
 
 /* --- lanes --- */
 
@@ -386,12 +388,13 @@ wait_for_request (mf_target *target, gint64 deadline)
 
 /* Scans and pulls side by side until the source asks for something else. */
 static gboolean
-pull_stream (mf_target *target, GError **error)
+pull_stream (mf_target *target, gboolean unhurried, GError **error)
 {
   gint64 next;
 
   do {
-    next = g_get_monotonic_time () + STREAM_PERIOD_USEC;
+    next = g_get_monotonic_time () +
+           (unhurried && !mf_target_has_mapped (target) ? UNHURRIED_PERIOD_USEC : STREAM_PERIOD_USEC);
     for (guint i = 0; i < target->regions->len; i++) {
       if (!each_dirty (mf_target_region_at (target, i), queue_grounded, error))
         return FALSE;
@@ -445,15 +448,16 @@ gboolean
 mf_target_precopy (mf_target *target, GVariant *arguments, GVariantDict *results, GError **error)
 {
   g_autoptr (GVariant) sets = g_variant_lookup_value (arguments, "settle", G_VARIANT_TYPE ("aa(yay)"));
-  gboolean stream = FALSE, program = FALSE;
+  gboolean stream = FALSE, unhurried = FALSE, program = FALSE;
   guint32 round = 0;
 
   if (g_variant_lookup (arguments, "program", "b", &program) && program)
     return mf_target_await_late (target, arguments, error);
   if (sets != NULL)
     return land (target, error) && mf_target_learn_sets (target, sets, error);
+  g_variant_lookup (arguments, "unhurried", "b", &unhurried);
   if (g_variant_lookup (arguments, "stream", "b", &stream) && stream)
-    return pull_stream (target, error);
+    return pull_stream (target, unhurried, error);
   g_variant_lookup (arguments, "round", "u", &round);
   return pull_round (target, round, results, error);
 }
