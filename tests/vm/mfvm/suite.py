@@ -15,7 +15,9 @@ _SKIPPED = re.compile(r"1\.\.0 # SKIP (.*)$")
 _PLAN = re.compile(r"1\.\.\d+$")
 
 
-class _Results:
+class Results:
+    """One list of what several programs have found."""
+
     def __init__(self):
         self.count = 0
         self.failed = 0
@@ -25,9 +27,20 @@ class _Results:
         self.failed += not passed
         print(f"{'ok' if passed else 'not ok'} {self.count} - {text}", flush=True)
 
+    def finish(self):
+        """Prints the plan; returns the exit status."""
+        print(f"1..{self.count}", flush=True)
+        return 1 if self.failed or not self.count else 0
 
-def _run_test(folder, name, results):
-    process = subprocess.Popen([os.path.join(folder, name)], stdout=subprocess.PIPE, text=True)
+
+def _too_late(*_):
+    raise TimeoutError
+
+
+def run_test(command, name, results):
+    """Runs a program that prints TAP, and adds its results with `name` before them."""
+    signal.signal(signal.SIGALRM, _too_late)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
     # From here, for a test that hangs without a word: reading its output would wait for it.
     signal.alarm(SECONDS)
     finished = False
@@ -54,24 +67,23 @@ def _run_test(folder, name, results):
         results.add(False, f"{name}: ended without a plan")
 
 
-def _too_late(*_):
-    raise TimeoutError
-
-
-def run(folder, names):
-    """Runs the tests of `folder`, or those called `names`; returns the exit status."""
-    tests = sorted(
+def tests_of(folder):
+    """The names of its tests."""
+    return sorted(
         name
         for name in os.listdir(folder)
         if name != "run" and os.path.isfile(os.path.join(folder, name)) and os.access(os.path.join(folder, name), os.X_OK)
     )
+
+
+def run(folder, names):
+    """Runs the tests of `folder`, or those called `names`; returns the exit status."""
+    tests = tests_of(folder)
     unknown = set(names) - set(tests)
     if unknown:
         sys.exit(f"{folder}/run: no test {', '.join(sorted(unknown))}; there are {', '.join(tests)}")
-    signal.signal(signal.SIGALRM, _too_late)
-    results = _Results()
+    results = Results()
     for name in tests:
         if not names or name in names:
-            _run_test(folder, name, results)
-    print(f"1..{results.count}")
-    return 1 if results.failed else 0
+            run_test([os.path.join(folder, name)], name, results)
+    return results.finish()
