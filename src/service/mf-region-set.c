@@ -15,6 +15,7 @@ typedef struct {
   MfUserfault *userfault; /* may be NULL */
   char *control;          /* may be NULL */
   char *domain;           /* may be NULL */
+  char *process;          /* may be NULL */
   gboolean released;
 } entry;
 
@@ -33,6 +34,7 @@ entry_free (gpointer data)
   g_object_unref (e->region);
   g_free (e->control);
   g_free (e->domain);
+  g_free (e->process);
   g_free (e);
 }
 
@@ -97,6 +99,7 @@ read_record (MfRegionSet *set, const char *name, entry *e)
     return;
   e->control = g_key_file_get_string (key_file, "program", "control", NULL);
   e->domain = g_key_file_get_string (key_file, "domain", "name", NULL);
+  e->process = g_key_file_get_string (key_file, "domain", "process", NULL);
   e->released = g_key_file_get_boolean (key_file, "domain", "released", NULL);
 }
 
@@ -112,6 +115,7 @@ write_record (MfRegionSet *set, const char *name, const entry *e, GError **error
   if (e->domain) {
     g_key_file_set_string (key_file, "domain", "name", e->domain);
     g_key_file_set_boolean (key_file, "domain", "released", e->released);
+    g_key_file_set_string (key_file, "domain", "process", e->process ? e->process : "");
   }
   text = g_key_file_to_data (key_file, NULL, NULL);
   /* Replaced as a whole: a service that dies here leaves the old one or the new one. */
@@ -372,6 +376,7 @@ copy_facts (MfRegionSet *set, const char *name, GError **error)
     copy->region = g_object_ref (e->region);
     copy->control = g_strdup (e->control);
     copy->domain = g_strdup (e->domain);
+    copy->process = g_strdup (e->process);
     copy->released = e->released;
   }
   g_mutex_unlock (&set->lock);
@@ -390,13 +395,15 @@ remember (MfRegionSet *set, const char *name, entry *facts, GError **error)
   g_mutex_lock (&set->lock);
   e = written ? g_hash_table_lookup (set->entries, name) : NULL;
   if (e) {
-    char *control = e->control, *domain = e->domain;
+    char *control = e->control, *domain = e->domain, *process = e->process;
 
     e->control = g_steal_pointer (&facts->control);
     e->domain = g_steal_pointer (&facts->domain);
+    e->process = g_steal_pointer (&facts->process);
     e->released = facts->released;
     facts->control = control;
     facts->domain = domain;
+    facts->process = process;
   }
   g_mutex_unlock (&set->lock);
   entry_free (facts);
@@ -441,6 +448,32 @@ mf_region_set_domain (MfRegionSet *set, const char *name, const char *domain, gb
   facts->domain = g_strdup (domain);
   facts->released = released;
   return remember (set, name, facts, error);
+}
+
+gboolean
+mf_region_set_process (MfRegionSet *set, const char *name, const char *process, GError **error)
+{
+  entry *facts = copy_facts (set, name, error);
+
+  if (!facts)
+    return FALSE;
+  g_free (facts->process);
+  facts->process = g_strdup (process);
+  return remember (set, name, facts, error);
+}
+
+char *
+mf_region_set_dup_process (MfRegionSet *set, const char *name)
+{
+  char *process = NULL;
+  entry *e;
+
+  g_mutex_lock (&set->lock);
+  e = g_hash_table_lookup (set->entries, name);
+  if (e && e->process && *e->process)
+    process = g_strdup (e->process);
+  g_mutex_unlock (&set->lock);
+  return process;
 }
 
 char *

@@ -51,5 +51,9 @@ gboolean mf_region_set_domain (MfRegionSet *set, const char *name, const char *d
                                GError **error);
 /* (transfer full) `released` is left alone when there is no such region. */
 char *mf_region_set_dup_domain (MfRegionSet *set, const char *name, gboolean *released);
+/* Which process the domain was, in the caller's words: remembered with the domain, NULL to forget. */
+gboolean mf_region_set_process (MfRegionSet *set, const char *name, const char *process, GError **error);
+/* (transfer full) NULL: not known. */
+char *mf_region_set_dup_process (MfRegionSet *set, const char *name);
 
 G_END_DECLS

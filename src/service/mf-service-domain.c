@@ -47,6 +47,48 @@ release_region (MfService *service, const char *domain, const char *region)
   mf_service_settle_domain (service, region);
 }
 
+/* "PID TIME": a number may be another process by the next time, its start isn't. NULL: there is no such process. */
+static char *
+describe_process (pid_t pid)
+{
+  g_autofree char *path = g_strdup_printf ("/proc/%d/stat", (int) pid);
+  g_autofree char *text = NULL;
+  g_auto (GStrv) words = NULL;
+  const char *rest;
+
+  if (pid <= 0 || !g_file_get_contents (path, &text, NULL, NULL) || !(rest = strrchr (text, ')')))
+    return NULL;
+  /* The first one here is the third of all; the start is the 22nd. */
+  words = g_strsplit (rest + 2, " ", -1);
+  return g_strv_length (words) > 19 ? g_strdup_printf ("%d %s", (int) pid, words[19]) : NULL;
+}
+
+void
+mf_service_domain_attached (MfService *service, const char *region, pid_t pid)
+{
+  gboolean released = FALSE;
+  g_autofree char *domain = mf_region_set_dup_domain (mf_service_regions (service), region, &released);
+  g_autofree char *process = domain ? describe_process (pid) : NULL;
+  g_autoptr (GError) error = NULL;
+
+  if (process && !mf_region_set_process (mf_service_regions (service), region, process, &error))
+    g_warning ("region %s: its process can't be written: %s", region, error->message);
+}
+
+void
+mf_service_recover_domain (MfService *service, const char *region)
+{
+  gboolean released = FALSE;
+  g_autofree char *domain = mf_region_set_dup_domain (mf_service_regions (service), region, &released);
+  g_autofree char *process = mf_region_set_dup_process (mf_service_regions (service), region), *now = NULL;
+
+  if (!domain || !process)
+    return;
+  now = describe_process ((pid_t) g_ascii_strtoll (process, NULL, 10));
+  if (g_strcmp0 (now, process) != 0)
+    release_region (service, domain, region);
+}
+
 void
 mf_service_release_domain (MfService *service, const char *name)
 {
@@ -158,6 +200,7 @@ prepare_memory (MfService *service, const mf_service_domain *wish, const mf_serv
   region = mf_region_set_find (set, memory->region, error);
   if (!region || !mf_service_check_programs (service, mf_region_store (region), error) ||
       !give_to (region, wish->owner, error) || !mf_region_set_domain (set, memory->region, wish->name, FALSE, error) ||
+      !mf_region_set_process (set, memory->region, NULL, error) ||
       !mf_service_remember_control (service, memory->region, wish->qmp, error))
     return NULL;
   mf_service_show_region (service, memory->region);

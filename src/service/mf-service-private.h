@@ -22,6 +22,10 @@ gboolean mf_service_remember_control (MfService *service, const char *region, co
 /* What is said of the region on the bus is brought up to date. */
 void mf_service_show_region (MfService *service, const char *region);
 
+/* A program has mapped the region: of a domain's it is remembered which one. */
+void mf_service_domain_attached (MfService *service, const char *region, pid_t pid);
+/* The service begins: a domain that has ended while there was none is released. */
+void mf_service_recover_domain (MfService *service, const char *region);
 /* Something has changed for a region: it is removed if it was a domain's that has ended and nobody needs it any more. */
 void mf_service_settle_domain (MfService *service, const char *region);
 

@@ -273,6 +273,7 @@ handover_attached (MfUserfault *userfault, gboolean again, gpointer user_data)
 
   g_message ("region %s: process %d has it mapped%s", name, (int) mf_userfault_pid (userfault), again ? ", again" : "");
   mf_region_set_attach (service->regions, mf_userfault_region (userfault), userfault);
+  mf_service_domain_attached (service, name, mf_userfault_pid (userfault));
   mf_host_attached (service->host, userfault);
   mf_service_show_region (service, name);
 }
@@ -348,6 +349,7 @@ recover (MfService *service, GError **error)
     return FALSE;
   for (char **name = names; *name; name++) {
     mf_service_show_region (service, *name);
+    mf_service_recover_domain (service, *name);
     mf_service_settle_domain (service, *name);
   }
   return TRUE;
