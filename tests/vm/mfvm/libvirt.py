@@ -68,6 +68,14 @@ exec sleep infinity
 """
 
 
+def _kvm_group():
+    """QEMU's group is that of /dev/kvm, as on any host; where a machine has another one, libvirt and QEMU don't agree on whether it can be opened, and
+    libvirt looks anew at what QEMU can do whenever a domain is defined, which takes seconds."""
+    if not os.path.exists("/dev/kvm"):
+        return ""
+    return f'group = "+{os.stat("/dev/kvm").st_gid}"\n'
+
+
 class Host:
     """One host; `Hosts` makes it. A context manager: the namespaces; libvirtd runs when it is asked to.
 
@@ -124,7 +132,8 @@ class Host:
         # Told apart by it: libvirt refuses to migrate a domain to the host that it is on.
         uuid = f"a0a0a0a0-0000-4000-8000-00000000000{self.name}"
         self._write("/etc/libvirt/libvirtd.conf", f'{_LIBVIRTD_CONF}host_uuid = "{uuid}"\n')
-        self._write("/etc/libvirt/qemu.conf", QEMU_CONF[self._conf])
+        more = _kvm_group() if self._conf == "confined" else ""
+        self._write("/etc/libvirt/qemu.conf", QEMU_CONF[self._conf] + more)
         os.makedirs(self._own + IMAGES, mode=0o711)
 
     def _install(self):
