@@ -148,6 +148,7 @@ check_begun (mf_libvirt *libvirt, mf_program_info *info, GCancellable *cancellab
                  ignores ? "pause-before-switchover" : "x-ignore-shared");
     return FALSE;
   }
+  g_debug ("libvirt migrates, %s switchover-ack", acknowledges ? "with" : "without");
   info->is_running = qemu->was_running;
   info->switchover_ack = acknowledges;
   return TRUE;

@@ -344,9 +344,9 @@ class Hosts:
     def __exit__(self, *_):
         self._stack.close()
 
-    def start_services(self):
-        """A memferryd on each; returns them by host. They end with the hosts."""
+    def start_services(self, **options):
+        """A memferryd on each, with service.Service's options; returns them by host. They end with the hosts."""
         return {
-            name: self._stack.enter_context(Service(self._work, host, listen=[f"tcp://{self.network.address[name]}"]))
+            name: self._stack.enter_context(Service(self._work, host, listen=[f"tcp://{self.network.address[name]}"], **options))
             for name, host in self.host.items()
         }

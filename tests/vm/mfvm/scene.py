@@ -18,13 +18,13 @@ class Scene:
     services     by host
     """
 
-    def __init__(self, results, work, hosts, reader):
-        """Starts the services and the domain, and waits until its guest is at work."""
+    def __init__(self, results, work, hosts, reader, **options):
+        """Starts the services, with service.Service's options, and the domain, and waits until its guest is at work."""
         self.results, self.hosts, self.reader = results, hosts, reader
         self.here, self.there = "a", "b"
         serial = work.file("serial")
         reader.listen(serial)
-        self.services = hosts.start_services()
+        self.services = hosts.start_services(**options)
         self.source.define(domain.definition(hosts, serial))
         self.source.memferry("domain", "enable", "vm")
         self.source.virsh("start", "vm")
