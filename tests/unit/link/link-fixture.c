@@ -52,11 +52,14 @@ on_accept (int fd, const mf_preface *preface, gpointer user_data, GError **error
     while (!fixture->unblocked)
       wait_changed (fixture);
   }
+  pthread_mutex_unlock (&fixture->lock);
+  /* Before anybody has it who may close it. */
+  mf_link_answer (fd, preface, NULL);
+  pthread_mutex_lock (&fixture->lock);
   fixture->last = *preface;
   g_array_append_val (fixture->taken, fd);
   pthread_cond_broadcast (&fixture->changed);
   pthread_mutex_unlock (&fixture->lock);
-  mf_link_answer (fd, preface, NULL);
   return TRUE;
 }
 
