@@ -11,6 +11,8 @@ G_BEGIN_DECLS
 
 typedef struct _mf_source mf_source;
 typedef struct _mf_target mf_target;
+typedef struct _mf_fetch mf_fetch;
+typedef struct _mf_peer mf_peer;
 
 GMainContext *mf_host_context (MfHost *host);
 const char *mf_host_state_dir (MfHost *host);
@@ -39,7 +41,16 @@ void mf_host_bury (MfHost *host, mf_record *record, mf_record_phase phase);
 /* The record stays (MF_PHASE_AWAY, or the service goes down), the host keeps a copy of it. */
 void mf_host_keep (MfHost *host, mf_record *record);
 
+/* Dials a control stream on which the source of a migration to here asks this host for stages and streams. (transfer full) */
+mf_peer *mf_host_dial (MfHost *host, const char *address, gint64 timeout_usec, GCancellable *cancellable,
+                       GError **error);
+/* Gives a stream that was dialled here to its session's target. Takes `fd` over, also when it fails. */
+gboolean mf_host_give_stream (MfHost *host, int fd, const mf_preface *preface, GError **error);
+/* Whether there is a record for a source that may not have heard how the session ended here. */
+gboolean mf_host_has_ended_here (MfHost *host, const uint8_t session[MF_SESSION_BYTES]);
+
 /* A session's thread has ended: the host may forget it. */
+void mf_host_fetch_ended (MfHost *host, mf_fetch *fetch);
 void mf_host_source_ended (MfHost *host, mf_source *source);
 void mf_host_target_ended (MfHost *host, mf_target *target);
 

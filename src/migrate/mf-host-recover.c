@@ -4,9 +4,23 @@
  */
 #include "migrate/mf-host-tables.h"
 
+#include "migrate/mf-fetch.h"
 #include "migrate/mf-migration-private.h"
 #include "migrate/mf-source.h"
 #include "migrate/mf-target.h"
+
+/* With the lock held. */
+static void
+resume_target (MfHost *host, MfMigration *migration, mf_record *record)
+{
+  mf_fetch *fetch = NULL;
+
+  if (record->target_dials) {
+    fetch = mf_fetch_resume (host, migration, record);
+    g_ptr_array_add (host->fetches, fetch);
+  }
+  g_ptr_array_add (host->targets, mf_target_resume (host, migration, record, fetch));
+}
 
 /* What a former service left of one session. Takes `record` over. */
 static gboolean
@@ -49,7 +63,7 @@ recover_session (MfHost *host, mf_record *record, GError **error)
   if (is_source)
     g_ptr_array_add (host->sources, mf_source_resume (host, migration, record));
   else
-    g_ptr_array_add (host->targets, mf_target_resume (host, migration, record));
+    resume_target (host, migration, record);
   g_mutex_unlock (&host->lock);
   mf_host_announce (host, migration);
   return TRUE;
@@ -70,6 +84,8 @@ mf_host_recover (MfHost *host, GError **error)
     if (record->phase == MF_PHASE_AWAY || mf_host_has_ended (record)) {
       g_mutex_lock (&host->lock);
       mf_host_keep_copy (host, record);
+      if (record->target_dials && mf_host_has_ended (record))
+        g_ptr_array_add (host->fetches, mf_fetch_resume (host, NULL, record));
       g_mutex_unlock (&host->lock);
       mf_record_free (record);
     } else if (!recover_session (host, record, &local_error)) {

@@ -8,11 +8,13 @@
 #include "migrate/mf-host-tables.h"
 
 #include "link/mf-link.h"
+#include "migrate/mf-fetch.h"
 #include "migrate/mf-migration-private.h"
 #include "migrate/mf-peer.h"
 #include "migrate/mf-source.h"
 #include "migrate/mf-target.h"
 #include <string.h>
+#include <unistd.h>
 
 GMainContext *
 mf_host_context (MfHost *host)
@@ -81,8 +83,8 @@ on_announce (gpointer user_data)
   return G_SOURCE_REMOVE;
 }
 
-static void
-in_main_context (MfHost *host, GSourceFunc func, gpointer data)
+void
+mf_host_in_main_context (MfHost *host, GSourceFunc func, gpointer data)
 {
   g_autoptr (GSource) source = g_idle_source_new ();
 
@@ -98,7 +100,7 @@ mf_host_announce (MfHost *host, MfMigration *migration)
 
   news->host = host;
   news->migration = g_object_ref (migration);
-  in_main_context (host, on_announce, news);
+  mf_host_in_main_context (host, on_announce, news);
 }
 
 /* --- records --- */
@@ -221,6 +223,7 @@ mf_host_keep_copy (MfHost *host, const mf_record *record)
   copy->phase = record->phase;
   copy->running = record->running;
   copy->bandwidth = record->bandwidth;
+  copy->target_dials = record->target_dials;
   g_ptr_array_add (host->kept, copy);
   g_ptr_array_add (host->records, copy);
 }
@@ -341,6 +344,30 @@ on_target_ended (gpointer user_data)
   return G_SOURCE_REMOVE;
 }
 
+static gboolean
+on_fetch_ended (gpointer user_data)
+{
+  ending *end = user_data;
+
+  g_mutex_lock (&end->host->lock);
+  g_ptr_array_remove (end->host->fetches, end->session);
+  g_cond_broadcast (&end->host->cond);
+  g_mutex_unlock (&end->host->lock);
+  mf_fetch_join (end->session);
+  g_free (end);
+  return G_SOURCE_REMOVE;
+}
+
+void
+mf_host_fetch_ended (MfHost *host, mf_fetch *fetch)
+{
+  ending *end = g_new0 (ending, 1);
+
+  end->host = host;
+  end->session = fetch;
+  mf_host_in_main_context (host, on_fetch_ended, end);
+}
+
 void
 mf_host_source_ended (MfHost *host, mf_source *source)
 {
@@ -348,7 +375,7 @@ mf_host_source_ended (MfHost *host, mf_source *source)
 
   end->host = host;
   end->session = source;
-  in_main_context (host, on_source_ended, end);
+  mf_host_in_main_context (host, on_source_ended, end);
 }
 
 void
@@ -358,7 +385,7 @@ mf_host_target_ended (MfHost *host, mf_target *target)
 
   end->host = host;
   end->session = target;
-  in_main_context (host, on_target_ended, end);
+  mf_host_in_main_context (host, on_target_ended, end);
 }
 
 gboolean
@@ -380,6 +407,17 @@ ended_of (MfHost *host, const uint8_t session[MF_SESSION_BYTES])
   return NULL;
 }
 
+gboolean
+mf_host_has_ended_here (MfHost *host, const uint8_t session[MF_SESSION_BYTES])
+{
+  gboolean has;
+
+  g_mutex_lock (&host->lock);
+  has = ended_of (host, session) != NULL;
+  g_mutex_unlock (&host->lock);
+  return has;
+}
+
 /* With the lock held: asked of a session that isn't under way. */
 static void
 answer_ended (MfHost *host, const uint8_t session[MF_SESSION_BYTES], const char *stage,
@@ -399,6 +437,46 @@ answer_ended (MfHost *host, const uint8_t session[MF_SESSION_BYTES], const char 
   g_ptr_array_remove (host->kept, ended);
 }
 
+/* With the lock held. What this host has dialled is for the one session that it dialled for. */
+static gboolean
+may_ask (MfHost *host, mf_peer *peer, const uint8_t session[MF_SESSION_BYTES], GDBusMethodInvocation *invocation)
+{
+  mf_fetch *fetch = mf_host_fetch_of (host, session);
+
+  if (!mf_peer_is_source (peer) || (fetch != NULL && mf_fetch_has_peer (fetch, peer)))
+    return TRUE;
+  g_dbus_method_invocation_return_error (invocation, MF_ERROR, MF_ERROR_CONNECTION,
+                                         "this is not the control stream of that session");
+  return FALSE;
+}
+
+/* With the lock held: a target for a session that begins; NULL: it may not. */
+static mf_target *
+begin_target (MfHost *host, mf_peer *peer, const uint8_t session[MF_SESSION_BYTES])
+{
+  mf_fetch *fetch = mf_host_fetch_of (host, session);
+  mf_target *target;
+
+  if (g_cancellable_is_cancelled (host->stopping) || ended_of (host, session) != NULL ||
+      (fetch != NULL && !mf_fetch_target_begins (fetch, peer)))
+    return NULL;
+  target = mf_target_start (host, session, peer, fetch);
+  g_ptr_array_add (host->targets, target);
+  return target;
+}
+
+/* With the lock held. Who asked for it here wants to know how long the program stood. */
+static void
+learn_downtime (MfHost *host, const uint8_t session[MF_SESSION_BYTES], GVariant *arguments)
+{
+  mf_fetch *fetch = mf_host_fetch_of (host, session);
+  guint64 downtime_usec = 0;
+
+  if (fetch != NULL && mf_fetch_migration (fetch) != NULL &&
+      g_variant_lookup (arguments, "downtime", "t", &downtime_usec) && downtime_usec > 0)
+    mf_migration_set_downtime (mf_fetch_migration (fetch), downtime_usec);
+}
+
 static void
 on_stage (mf_peer *peer, const uint8_t session[MF_SESSION_BYTES], const char *stage, GVariant *arguments,
           GDBusMethodInvocation *invocation, gpointer user_data)
@@ -407,12 +485,15 @@ on_stage (mf_peer *peer, const uint8_t session[MF_SESSION_BYTES], const char *st
   mf_target *target;
 
   g_mutex_lock (&host->lock);
-  target = target_of (host, session);
-  if (target == NULL && g_str_equal (stage, "connect") && ended_of (host, session) == NULL &&
-      !g_cancellable_is_cancelled (host->stopping)) {
-    target = mf_target_start (host, session, peer);
-    g_ptr_array_add (host->targets, target);
+  if (!may_ask (host, peer, session, invocation)) {
+    g_mutex_unlock (&host->lock);
+    return;
   }
+  if (g_str_equal (stage, "done"))
+    learn_downtime (host, session, arguments);
+  target = target_of (host, session);
+  if (target == NULL && g_str_equal (stage, "connect"))
+    target = begin_target (host, peer, session);
   if (target != NULL)
     mf_target_ask (target, peer, stage, arguments, invocation);
   else
@@ -421,15 +502,34 @@ on_stage (mf_peer *peer, const uint8_t session[MF_SESSION_BYTES], const char *st
 }
 
 static void
+on_dial (mf_peer *peer, const mf_preface *preface, GDBusMethodInvocation *invocation, gpointer user_data)
+{
+  MfHost *host = user_data;
+
+  g_mutex_lock (&host->lock);
+  if (may_ask (host, peer, preface->session, invocation))
+    mf_fetch_dial (mf_host_fetch_of (host, preface->session), preface, invocation);
+  g_mutex_unlock (&host->lock);
+}
+
+static void
 on_abort (mf_peer *peer, const uint8_t session[MF_SESSION_BYTES], const char *reason, GDBusMethodInvocation *invocation,
           gpointer user_data)
 {
   MfHost *host = user_data;
+  mf_source *source;
   mf_target *target;
 
   g_mutex_lock (&host->lock);
+  if (!may_ask (host, peer, session, invocation)) {
+    g_mutex_unlock (&host->lock);
+    return;
+  }
+  source = mf_host_dialled_source (host, session);
   target = target_of (host, session);
-  if (target != NULL)
+  if (source != NULL)
+    mf_host_cancel_source (host, source, reason, invocation);
+  else if (target != NULL)
     mf_target_abort (target, reason, invocation);
   else
     answer_ended (host, session, NULL, invocation);
@@ -441,7 +541,10 @@ on_request (mf_peer *peer, const char *domain, GVariant *options, GDBusMethodInv
 {
   MfHost *host = user_data;
 
-  host->callbacks.requested (domain, options, invocation, host->user_data);
+  if (mf_fetch_request_is_session (options))
+    mf_host_answer_regions (host, peer, options, invocation);
+  else
+    host->callbacks.requested (domain, options, invocation, host->user_data);
 }
 
 static void
@@ -456,12 +559,35 @@ on_lost (mf_peer *peer, gpointer user_data)
   g_mutex_unlock (&host->lock);
 }
 
+static const mf_peer_handlers handlers = {
+  .stage = on_stage, .abort = on_abort, .request = on_request, .dial = on_dial, .lost = on_lost
+};
+
+/* Takes the reference over, until it is lost. */
+static void
+keep_peer (MfHost *host, mf_peer *peer)
+{
+  g_mutex_lock (&host->lock);
+  g_ptr_array_add (host->peers, peer);
+  /* on_lost may have come and found nothing. */
+  if (mf_peer_is_lost (peer))
+    g_ptr_array_remove (host->peers, peer);
+  g_mutex_unlock (&host->lock);
+}
+
+mf_peer *
+mf_host_dial (MfHost *host, const char *address, gint64 timeout_usec, GCancellable *cancellable, GError **error)
+{
+  mf_peer *peer = mf_peer_dial_source (address, &handlers, host, timeout_usec, cancellable, error);
+
+  if (peer != NULL)
+    keep_peer (host, mf_peer_ref (peer));
+  return peer;
+}
+
 static gboolean
 accept_control (MfHost *host, int fd, const mf_preface *preface, GError **error)
 {
-  static const mf_peer_handlers handlers = {
-    .stage = on_stage, .abort = on_abort, .request = on_request, .lost = on_lost
-  };
   g_autoptr (GError) local_error = NULL;
   mf_peer *peer;
 
@@ -473,13 +599,25 @@ accept_control (MfHost *host, int fd, const mf_preface *preface, GError **error)
     g_debug ("a control stream came to nothing: %s", local_error->message);
     return TRUE;
   }
-  g_mutex_lock (&host->lock);
-  g_ptr_array_add (host->peers, peer);
-  /* on_lost may have come and found nothing. */
-  if (mf_peer_is_lost (peer))
-    g_ptr_array_remove (host->peers, peer);
-  g_mutex_unlock (&host->lock);
+  keep_peer (host, peer);
   return TRUE;
+}
+
+gboolean
+mf_host_give_stream (MfHost *host, int fd, const mf_preface *preface, GError **error)
+{
+  mf_target *target;
+
+  g_mutex_lock (&host->lock);
+  target = target_of (host, preface->session);
+  if (target != NULL)
+    mf_target_stream (target, fd, preface);
+  g_mutex_unlock (&host->lock);
+  if (target != NULL)
+    return TRUE;
+  close (fd);
+  g_set_error (error, MF_ERROR, MF_ERROR_NOT_FOUND, "the session is over");
+  return FALSE;
 }
 
 gboolean
@@ -487,13 +625,19 @@ mf_host_accept (int fd, const mf_preface *preface, gpointer user_data, GError **
 {
   MfHost *host = user_data;
   gboolean ok = FALSE;
+  mf_source *source;
   mf_target *target;
 
   if (preface->kind == MF_STREAM_CONTROL)
     return accept_control (host, fd, preface, error);
   g_mutex_lock (&host->lock);
+  source = mf_host_dialled_source (host, preface->session);
   target = target_of (host, preface->session);
-  if (target == NULL)
+  if (source != NULL) {
+    ok = mf_link_answer (fd, preface, error);
+    if (ok)
+      mf_source_take_stream (source, fd, preface);
+  } else if (target == NULL)
     g_set_error (error, MF_ERROR, MF_ERROR_NOT_FOUND, "there is no such session");
   else
     ok = mf_link_answer (fd, preface, error) && mf_target_stream (target, fd, preface);
@@ -520,6 +664,7 @@ mf_host_new (const char *state_dir, const char *runtime_dir, const mf_host_callb
   host->kept = g_ptr_array_new_with_free_func ((GDestroyNotify) mf_record_free);
   host->sources = g_ptr_array_new ();
   host->targets = g_ptr_array_new ();
+  host->fetches = g_ptr_array_new ();
   host->peers = g_ptr_array_new_with_free_func ((GDestroyNotify) mf_peer_unref);
   return host;
 }
@@ -535,11 +680,13 @@ mf_host_free (MfHost *host)
     mf_source_stop (g_ptr_array_index (host->sources, i));
   for (guint i = 0; i < host->targets->len; i++)
     mf_target_stop (g_ptr_array_index (host->targets, i));
+  for (guint i = 0; i < host->fetches->len; i++)
+    mf_fetch_stop (g_ptr_array_index (host->fetches, i));
   g_mutex_unlock (&host->lock);
   /* Their ends are joined in this context. */
   do {
     g_mutex_lock (&host->lock);
-    waiting = host->sources->len + host->targets->len > 0;
+    waiting = host->sources->len + host->targets->len + host->fetches->len > 0;
     g_mutex_unlock (&host->lock);
     if (waiting)
       g_main_context_iteration (host->context, TRUE);
@@ -550,6 +697,7 @@ mf_host_free (MfHost *host)
   g_ptr_array_unref (host->peers);
   g_ptr_array_unref (host->sources);
   g_ptr_array_unref (host->targets);
+  g_ptr_array_unref (host->fetches);
   g_ptr_array_unref (host->records);
   g_ptr_array_unref (host->kept);
   g_object_unref (host->stopping);
@@ -571,22 +719,9 @@ mf_host_migrate (MfHost *host, const char *const *regions, const char *peer, con
 
   if (address == NULL)
     return NULL;
-  if (regions[0] == NULL) {
-    g_set_error (error, MF_ERROR, MF_ERROR_INVALID, "no region is named");
+  if (!mf_host_find_all (host, regions, error))
     return NULL;
-  }
-  for (guint i = 0; regions[i] != NULL; i++) {
-    g_autoptr (MfRegion) region = mf_host_find_region (host, regions[i], error);
-
-    if (region == NULL)
-      return NULL;
-  }
-  if (filled.max_downtime_usec == 0)
-    filled.max_downtime_usec = MF_DEFAULT_MAX_DOWNTIME_USEC;
-  if (filled.max_pause_usec == 0)
-    filled.max_pause_usec = MF_DEFAULT_MAX_PAUSE_USEC;
-  if (filled.max_pauses == 0)
-    filled.max_pauses = MF_DEFAULT_MAX_PAUSES;
+  mf_host_fill_options (&filled);
 
   migration = mf_migration_new (host->context, regions, peer, filled.mode, TRUE);
   g_mutex_lock (&host->lock);

@@ -51,6 +51,12 @@ MfMigration *mf_host_migrate (MfHost *host, const char *const *regions, const ch
                               const mf_program_choice *program, const mf_program_choice *peer_program,
                               const mf_migrate_options *options, GError **error);
 
+/* Moves `regions` of the host at `peer` to here: this host dials, and asks that one to be the source. `program` is the one that waits here, `peer_program` the one there. Otherwise
+ * like mf_host_migrate(). (transfer full) */
+MfMigration *mf_host_fetch (MfHost *host, const char *const *regions, const char *peer,
+                            const mf_program_choice *program, const mf_program_choice *peer_program,
+                            const mf_migrate_options *options, GError **error);
+
 /* To be called once after all regions that are there have been made, before the hand-over socket listens: goes on with migrations
  * that a former service had begun and that are past their switchover, and cleans up after those that were not. */
 gboolean mf_host_recover (MfHost *host, GError **error);

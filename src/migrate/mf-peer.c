@@ -12,12 +12,14 @@
 
 #define OBJECT_PATH        "/org/memferry/Peer"
 #define HELLO_TIMEOUT_USEC (10 * G_USEC_PER_SEC)
+/* The other side has as long for its dialling as we would, and says which of its limits passed. */
+#define DIAL_BACK_USEC (15 * G_USEC_PER_SEC)
 
 struct _mf_peer {
   gatomicrefcount refs;
   mf_peer_address *address; /* NULL: accepted */
   GDBusConnection *connection;
-  MfDbusPeer1 *skeleton; /* NULL: dialled, nobody calls us */
+  MfDbusPeer1 *skeleton; /* NULL: dialled by the source of a migration, whom nobody calls */
   char *host;
   mf_peer_handlers handlers;
   gpointer user_data;
@@ -41,7 +43,7 @@ static void
 say_whose (mf_peer *peer, GError **error)
 {
   if (peer->host == NULL || g_str_equal (peer->host, g_get_host_name ()))
-    g_prefix_error (error, "on the target: ");
+    g_prefix_error (error, mf_peer_is_source (peer) ? "on the source: " : "on the target: ");
   else
     g_prefix_error (error, "on %s: ", peer->host);
 }
@@ -142,8 +144,36 @@ on_request (MfDbusPeer1 *skeleton, GDBusMethodInvocation *invocation, const char
 {
   mf_peer *peer = user_data;
 
-  peer->handlers.request (peer, domain, options, invocation, peer->user_data);
+  if (mf_peer_is_source (peer))
+    g_dbus_method_invocation_return_error (invocation, MF_ERROR, MF_ERROR_PROTOCOL,
+                                           "only who has dialled may ask for regions");
+  else
+    peer->handlers.request (peer, domain, options, invocation, peer->user_data);
   return TRUE;
+}
+
+static gboolean
+on_dial (MfDbusPeer1 *skeleton, GDBusMethodInvocation *invocation, GVariant *session_value, guint32 kind, guint32 index,
+         guint32 lane, gpointer user_data)
+{
+  mf_peer *peer = user_data;
+  mf_preface preface = { .kind = kind, .index = index, .lane = lane };
+
+  if (!mf_peer_is_source (peer))
+    g_dbus_method_invocation_return_error (invocation, MF_ERROR, MF_ERROR_PROTOCOL,
+                                           "only who has dialled can be asked to dial");
+  else if (!session_from_variant (session_value, preface.session) ||
+           (kind != MF_STREAM_DATA && kind != MF_STREAM_STATE) || lane > MF_LANE_FAULT)
+    g_dbus_method_invocation_return_error (invocation, MF_ERROR, MF_ERROR_PROTOCOL, "there is no such stream");
+  else
+    peer->handlers.dial (peer, &preface, invocation, peer->user_data);
+  return TRUE;
+}
+
+void
+mf_peer_answer_dial (GDBusMethodInvocation *invocation)
+{
+  g_dbus_method_invocation_return_value (invocation, NULL);
 }
 
 void
@@ -192,8 +222,29 @@ peer_new (GDBusConnection *connection)
   return peer;
 }
 
-mf_peer *
-mf_peer_dial (const char *text, gint64 timeout_usec, GCancellable *cancellable, GError **error)
+/* From here on the peer may call us. */
+static gboolean
+serve (mf_peer *peer, const mf_peer_handlers *handlers, gpointer user_data, GError **error)
+{
+  peer->handlers = *handlers;
+  peer->user_data = user_data;
+  peer->skeleton = mf_dbus_peer1_skeleton_new ();
+  g_signal_connect (peer->skeleton, "handle-hello", G_CALLBACK (on_hello), peer);
+  g_signal_connect (peer->skeleton, "handle-stage", G_CALLBACK (on_stage), peer);
+  g_signal_connect (peer->skeleton, "handle-abort", G_CALLBACK (on_abort), peer);
+  g_signal_connect (peer->skeleton, "handle-request", G_CALLBACK (on_request), peer);
+  g_signal_connect (peer->skeleton, "handle-dial", G_CALLBACK (on_dial), peer);
+  if (!g_dbus_interface_skeleton_export (G_DBUS_INTERFACE_SKELETON (peer->skeleton), peer->connection, OBJECT_PATH,
+                                         error))
+    return FALSE;
+  peer->closed_handler = g_signal_connect (peer->connection, "closed", G_CALLBACK (on_closed), peer);
+  return TRUE;
+}
+
+/* `handlers` NULL: the peer has nothing to ask of us. */
+static mf_peer *
+dial (const char *text, const mf_peer_handlers *handlers, gpointer user_data, gint64 timeout_usec,
+      GCancellable *cancellable, GError **error)
 {
   g_autoptr (mf_peer_address) address = mf_peer_address_parse (text, error);
   g_autoptr (GVariant) answer = NULL;
@@ -214,6 +265,8 @@ mf_peer_dial (const char *text, gint64 timeout_usec, GCancellable *cancellable, 
     return NULL;
   peer = peer_new (connection);
   peer->address = g_steal_pointer (&address);
+  if (handlers != NULL && !serve (peer, handlers, user_data, error))
+    return NULL;
   g_dbus_connection_start_message_processing (connection);
 
   answer = g_dbus_connection_call_sync (connection, NULL, OBJECT_PATH, "org.memferry.Peer1", "Hello",
@@ -230,6 +283,19 @@ mf_peer_dial (const char *text, gint64 timeout_usec, GCancellable *cancellable, 
 }
 
 mf_peer *
+mf_peer_dial (const char *address, gint64 timeout_usec, GCancellable *cancellable, GError **error)
+{
+  return dial (address, NULL, NULL, timeout_usec, cancellable, error);
+}
+
+mf_peer *
+mf_peer_dial_source (const char *address, const mf_peer_handlers *handlers, gpointer user_data, gint64 timeout_usec,
+                     GCancellable *cancellable, GError **error)
+{
+  return dial (address, handlers, user_data, timeout_usec, cancellable, error);
+}
+
+mf_peer *
 mf_peer_new_accepted (int fd, const mf_peer_handlers *handlers, gpointer user_data, GError **error)
 {
   GDBusConnection *connection = mf_link_control (fd, TRUE, NULL, error);
@@ -238,16 +304,8 @@ mf_peer_new_accepted (int fd, const mf_peer_handlers *handlers, gpointer user_da
   if (connection == NULL)
     return NULL;
   peer = peer_new (connection);
-  peer->handlers = *handlers;
-  peer->user_data = user_data;
-  peer->skeleton = mf_dbus_peer1_skeleton_new ();
-  g_signal_connect (peer->skeleton, "handle-hello", G_CALLBACK (on_hello), peer);
-  g_signal_connect (peer->skeleton, "handle-stage", G_CALLBACK (on_stage), peer);
-  g_signal_connect (peer->skeleton, "handle-abort", G_CALLBACK (on_abort), peer);
-  g_signal_connect (peer->skeleton, "handle-request", G_CALLBACK (on_request), peer);
-  if (!g_dbus_interface_skeleton_export (G_DBUS_INTERFACE_SKELETON (peer->skeleton), connection, OBJECT_PATH, error))
+  if (!serve (peer, handlers, user_data, error))
     return NULL;
-  peer->closed_handler = g_signal_connect (connection, "closed", G_CALLBACK (on_closed), peer);
   g_dbus_connection_start_message_processing (connection);
   return g_steal_pointer (&peer);
 }
@@ -289,6 +347,12 @@ gboolean
 mf_peer_is_lost (mf_peer *peer)
 {
   return g_atomic_int_get (&peer->lost) || g_dbus_connection_is_closed (peer->connection);
+}
+
+gboolean
+mf_peer_is_source (mf_peer *peer)
+{
+  return peer->address != NULL && peer->skeleton != NULL;
 }
 
 const char *
@@ -357,6 +421,23 @@ mf_peer_abort (mf_peer *peer, const uint8_t session[MF_SESSION_BYTES], const cha
   answer = g_dbus_connection_call_sync (peer->connection, NULL, OBJECT_PATH, "org.memferry.Peer1", "Abort",
                                         g_variant_new ("(@ays)", session_variant (session), reason), NULL,
                                         G_DBUS_CALL_FLAGS_NONE, HELLO_TIMEOUT_USEC / 1000, NULL, &local_error);
+  if (answer == NULL) {
+    propagate (peer, error, local_error);
+    return FALSE;
+  }
+  return TRUE;
+}
+
+gboolean
+mf_peer_call_for_stream (mf_peer *peer, const mf_preface *preface, GCancellable *cancellable, GError **error)
+{
+  g_autoptr (GVariant) answer = NULL;
+  GError *local_error = NULL;
+
+  answer = g_dbus_connection_call_sync (peer->connection, NULL, OBJECT_PATH, "org.memferry.Peer1", "Dial",
+                                        g_variant_new ("(@ayuuu)", session_variant (preface->session),
+                                                       (guint32) preface->kind, preface->index, preface->lane),
+                                        NULL, G_DBUS_CALL_FLAGS_NONE, DIAL_BACK_USEC / 1000, cancellable, &local_error);
   if (answer == NULL) {
     propagate (peer, error, local_error);
     return FALSE;

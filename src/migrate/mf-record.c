@@ -111,6 +111,8 @@ mf_record_write (mf_record *record, const char *dir, mf_record_phase phase, GErr
     g_key_file_set_string (file, GROUP, "control", record->control);
   if (record->bandwidth)
     g_key_file_set_uint64 (file, GROUP, "bandwidth", record->bandwidth);
+  if (record->target_dials)
+    g_key_file_set_boolean (file, GROUP, "target-dials", TRUE);
   if (record->state)
     g_key_file_set_string (file, GROUP, "state", record->state);
   text = g_key_file_to_data (file, &length, NULL);
@@ -178,6 +180,7 @@ record_load (const char *dir, const char *name, GError **error)
   record->program = g_key_file_get_string (file, GROUP, "program", NULL);
   record->state = g_key_file_get_string (file, GROUP, "state", NULL);
   record->running = g_key_file_get_boolean (file, GROUP, "running", NULL);
+  record->target_dials = g_key_file_get_boolean (file, GROUP, "target-dials", NULL);
   record->bandwidth = g_key_file_get_uint64 (file, GROUP, "bandwidth", NULL);
   for (guint i = MF_PHASE_INCOMING; i <= MF_PHASE_COMPLETE; i++) {
     if (g_str_equal (phase, phase_names[i]))

@@ -29,6 +29,8 @@ typedef struct {
   char **regions;    /* names, NULL-terminated */
   char *peer;        /* source: the peer's address; target: who it said it is */
   guint64 bandwidth; /* target: bytes a second for bulk data that were asked for; 0: no limit */
+  gboolean
+      target_dials; /* the target made the streams, and makes them again: `peer` is an address on the target, and a name on the source */
   /* The program: see mf_program_choice. Each may be NULL. */
   char *program;
   char *control;

@@ -202,8 +202,10 @@ await_running (mf_source *source, GError **error)
                           mf_source_handed_cancellable (source), error);
   if (answer == NULL)
     return FALSE;
-  if (source->stopped_usec != 0)
-    mf_migration_set_downtime (source->migration, (guint64) (g_get_monotonic_time () - source->stopped_usec));
+  if (source->stopped_usec != 0) {
+    source->downtime_usec = (guint64) (g_get_monotonic_time () - source->stopped_usec);
+    mf_migration_set_downtime (source->migration, source->downtime_usec);
+  }
   return TRUE;
 }
 
@@ -285,7 +287,7 @@ reconnect (mf_source *source, GError **error)
   gint64 pause_usec = REDIAL_MIN_USEC;
 
   mf_migration_set_state (source->migration, MF_MIGRATION_PAUSED);
-  g_clear_pointer (&source->peer, mf_peer_unref);
+  mf_source_leave_peer (source);
   /* One that is made and lost at once, again and again, is not to keep two hosts busy. */
   if (g_get_monotonic_time () - source->reconnected_usec < REDIAL_MIN_USEC &&
       !mf_source_wait (stopping, REDIAL_MIN_USEC, error))
@@ -296,7 +298,7 @@ reconnect (mf_source *source, GError **error)
 
     if (mf_source_must_ask (source))
       return TRUE;
-    source->peer = mf_peer_dial (mf_migration_get_peer (source->migration), DIAL_TIMEOUT_USEC, stopping, &local_error);
+    source->peer = mf_source_reach_peer (source, DIAL_TIMEOUT_USEC, stopping, &local_error);
     if (source->peer != NULL) {
       answer = ask_resume (source, &local_error);
       if (answer != NULL && g_variant_lookup (answer, "complete", "b", &source->is_complete) && source->is_complete)
@@ -306,7 +308,7 @@ reconnect (mf_source *source, GError **error)
     }
     if (g_error_matches (local_error, MF_ERROR, MF_ERROR_PROGRAM))
       return fail_handed (source, g_steal_pointer (&local_error), error);
-    g_clear_pointer (&source->peer, mf_peer_unref);
+    mf_source_leave_peer (source);
     if (g_error_matches (local_error, MF_ERROR, MF_ERROR_NOT_FOUND)) {
       g_propagate_prefixed_error (error, g_steal_pointer (&local_error),
                                   "the program was handed over, and the other host doesn't know it any more: ");
@@ -380,6 +382,7 @@ mf_source_done (mf_source *source, GError **error)
 {
   g_autoptr (GError) local_error = NULL;
   g_autoptr (GVariant) answer = NULL;
+  GVariantDict dict;
 
   if (!mf_host_record (source->host, source->record, MF_PHASE_AWAY, error))
     return FALSE;
@@ -392,7 +395,9 @@ mf_source_done (mf_source *source, GError **error)
     g_clear_error (&local_error);
   }
   /* The target has everything; if it doesn't hear this, it ends the session by itself. */
-  answer = mf_peer_stage (source->peer, source->record->session, "done", NULL, STAGE_TIMEOUT_USEC,
+  g_variant_dict_init (&dict, NULL);
+  g_variant_dict_insert (&dict, "downtime", "t", source->downtime_usec);
+  answer = mf_peer_stage (source->peer, source->record->session, "done", g_variant_dict_end (&dict), STAGE_TIMEOUT_USEC,
                           mf_host_stopping (source->host), &local_error);
   if (answer == NULL)
     g_debug ("the peer did not hear that it is done: %s", local_error->message);

@@ -46,6 +46,7 @@ struct _mf_source {
   gboolean program_ended; /* the target says so: it ran there, and ended before everything had come */
   gboolean is_complete;   /* the target has everything, as it said when the link was back */
   gint64 stopped_usec;
+  guint64 downtime_usec;   /* 0: not known */
   gint64 reconnected_usec; /* when the link was made again the last time; 0: never */
 
   /* A program that somebody else drives (mf-source-guided.c). */
@@ -59,14 +60,36 @@ struct _mf_source {
   gint came_back;            /* atomic: who drives it has let it run here again, after HANDED */
   gboolean is_kept_standing; /* and here it stays, for it runs on the target */
 
+  /* Where the target dials (mf-source-link.c): what has come in. */
+  GMutex link_lock; /* the fields below */
+  GCond link_cond;
+  mf_peer *latest_peer; /* the control stream that came last */
+  gboolean peer_is_new; /* and nobody has taken it yet */
+  GArray *streams;      /* mf_source_stream_in */
+
   /* The sampler looks at it from other threads: made before it is set, freed after it is unset. */
   MfNbdServer *server;
   guint64 total_bytes;
 };
 
+typedef struct {
+  int fd;
+  mf_preface preface;
+} mf_source_stream_in;
+
 mf_source_region *mf_source_region_at (mf_source *source, guint index);
 /* Dials the data streams of every region and serves them. */
 gboolean mf_source_open_streams (mf_source *source, gboolean tracked, GError **error);
+/* --- mf-source-link.c: who dials --- */
+void mf_source_init_link (mf_source *source);
+void mf_source_clear_link (mf_source *source);
+/* The control stream: dialled, within `timeout_usec`; or, where the target dials, the next one that comes in, as long as that takes. */
+mf_peer *mf_source_reach_peer (mf_source *source, gint64 timeout_usec, GCancellable *cancellable, GError **error);
+/* Lets the control stream go, so that the other side sees that another one is needed. */
+void mf_source_leave_peer (mf_source *source);
+/* One more stream of the session, dialled by whoever dials; -1: not. */
+int mf_source_open_stream (mf_source *source, mf_stream_kind kind, guint index, mf_lane_kind lane, GError **error);
+
 /* Makes the server and exports the regions, in their sessions when there are some. */
 gboolean mf_source_export (mf_source *source, GError **error);
 

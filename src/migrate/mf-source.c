@@ -141,7 +141,7 @@ mf_source_connect (mf_source *source, GError **error)
     return FALSE;
   if (!source->program->ops->check (source->program, TRUE, &source->info, cancellable, error))
     return FALSE;
-  source->peer = mf_peer_dial (mf_migration_get_peer (source->migration), DIAL_TIMEOUT_USEC, cancellable, error);
+  source->peer = mf_source_reach_peer (source, DIAL_TIMEOUT_USEC, cancellable, error);
   if (source->peer == NULL)
     return FALSE;
   answer = mf_peer_stage (source->peer, source->record->session, "connect", describe (source), STAGE_TIMEOUT_USEC,
@@ -223,28 +223,15 @@ mf_source_export (mf_source *source, GError **error)
   return TRUE;
 }
 
-static gboolean
-open_stream (mf_source *source, mf_stream_kind kind, guint index, mf_lane_kind lane, int *fd, GError **error)
-{
-  GCancellable *cancellable = source->record->phase == MF_PHASE_HANDED ? mf_host_stopping (source->host)
-                                                                       : mf_migration_cancellable (source->migration);
-  mf_preface preface = { .kind = kind, .index = index, .lane = lane };
-
-  memcpy (preface.session, source->record->session, MF_SESSION_BYTES);
-  *fd = mf_peer_open_stream (source->peer, &preface, cancellable, error);
-  return *fd >= 0;
-}
-
 gboolean
 mf_source_open_streams (mf_source *source, gboolean tracked, GError **error)
 {
   for (guint i = 0; i < source->regions->len; i++) {
     for (guint n = 0; n < MF_LANES; n++) {
       mf_lane_kind lane = n == 0 ? MF_LANE_FAULT : MF_LANE_BULK;
-      int fd;
+      int fd = mf_source_open_stream (source, MF_STREAM_DATA, i, lane, error);
 
-      if (!open_stream (source, MF_STREAM_DATA, i, lane, &fd, error) ||
-          !mf_nbd_server_serve_fd (source->server, fd, lane == MF_LANE_FAULT, error))
+      if (fd < 0 || !mf_nbd_server_serve_fd (source->server, fd, lane == MF_LANE_FAULT, error))
         return FALSE;
     }
   }
@@ -263,7 +250,8 @@ mf_source_prepare (mf_source *source, GError **error)
   if (!begin_tracking (source, error) || !mf_source_export (source, error))
     return FALSE;
   mf_migration_set_sampler (source->migration, sample, source);
-  if (!open_stream (source, MF_STREAM_STATE, 0, MF_LANE_BULK, &source->state_fd, error))
+  source->state_fd = mf_source_open_stream (source, MF_STREAM_STATE, 0, MF_LANE_BULK, error);
+  if (source->state_fd < 0)
     return FALSE;
   if (!mf_source_open_streams (source, TRUE, error))
     return FALSE;
@@ -390,6 +378,7 @@ source_new (MfHost *host, MfMigration *migration, mf_record *record)
   source->handed_handler =
       g_cancellable_connect (mf_host_stopping (host), G_CALLBACK (on_stopping), source->handed, NULL);
   source->guard_stop = g_cancellable_new ();
+  mf_source_init_link (source);
   source->regions = g_array_new (FALSE, TRUE, sizeof (mf_source_region));
   g_array_set_clear_func (source->regions, region_clear);
   return source;
@@ -414,6 +403,21 @@ mf_source_start (MfHost *host, MfMigration *migration, const char *const *region
   source->peer_control = g_strdup (peer_program->control);
   source->peer_state = g_strdup (peer_program->state);
   source->options = *options;
+  source->thread = g_thread_new ("mf-source", run, source);
+  return source;
+}
+
+mf_source *
+mf_source_answer (MfHost *host, MfMigration *migration, mf_peer *peer, const mf_fetch_request *request)
+{
+  mf_source *source = source_new (host, migration,
+                                  mf_record_new (request->session, (const char *const *) request->regions,
+                                                 mf_migration_get_peer (migration), request->control));
+
+  source->record->target_dials = TRUE;
+  source->peer_control = g_strdup (request->peer_control);
+  source->options = request->options;
+  mf_source_take_peer (source, peer);
   source->thread = g_thread_new ("mf-source", run, source);
   return source;
 }
@@ -481,6 +485,7 @@ mf_source_join (mf_source *source)
   g_object_unref (source->handed);
   g_object_unref (source->guard_stop);
   g_array_unref (source->regions);
+  mf_source_clear_link (source);
   g_object_unref (source->migration);
   mf_record_free (source->record);
   g_free (source->peer_control);

@@ -2,6 +2,7 @@
 /*
  * The target's first stage: is what the source wants to send here possible at all? Nothing is changed before everything has been checked.
  */
+#include "migrate/mf-fetch.h"
 #include "migrate/mf-stage.h"
 #include "migrate/mf-target-private.h"
 
@@ -159,13 +160,50 @@ check_unused (mf_target *target, GError **error)
   return TRUE;
 }
 
+/* What was asked for here, and nothing else. */
+static gboolean
+check_asked_for (mf_target *target, GVariant *arguments, GError **error)
+{
+  g_autoptr (GVariant) regions = g_variant_lookup_value (arguments, "regions", G_VARIANT_TYPE ("a(stu)"));
+  const char *const *asked;
+  gboolean is_late = FALSE, is_same;
+
+  if (target->fetch == NULL)
+    return TRUE;
+  asked = mf_migration_get_regions (mf_fetch_migration (target->fetch));
+  g_variant_lookup (arguments, "late", "b", &is_late);
+  is_same = !is_late && regions != NULL && g_variant_n_children (regions) == g_strv_length ((char **) asked);
+  for (guint i = 0; is_same && asked[i] != NULL; i++) {
+    const char *name;
+
+    g_variant_get_child (regions, i, "(&stu)", &name, NULL, NULL);
+    is_same = g_str_equal (name, asked[i]);
+  }
+  if (is_same)
+    return TRUE;
+  g_set_error (error, MF_ERROR, MF_ERROR_PROTOCOL, "the source sends other regions than it was asked for");
+  return FALSE;
+}
+
+static void
+make_migration (mf_target *target)
+{
+  if (target->fetch != NULL) {
+    target->migration = g_object_ref (mf_fetch_migration (target->fetch));
+    return;
+  }
+  target->migration = mf_migration_new (mf_host_context (target->host), (const char *const *) target->record->regions,
+                                        target->record->peer, target->mode, FALSE);
+  mf_host_announce (target->host, target->migration);
+}
+
 gboolean
 mf_target_connect (mf_target *target, GVariant *arguments, GVariantDict *results, GError **error)
 {
   g_autoptr (GPtrArray) names = g_ptr_array_new_with_free_func (g_free);
 
   g_variant_lookup (arguments, "signature", "s", &target->signature);
-  if (!read_arguments (target, arguments, names, error))
+  if (!check_asked_for (target, arguments, error) || !read_arguments (target, arguments, names, error))
     return FALSE;
   g_strfreev (target->record->regions);
   target->record->regions = g_strdupv ((char **) names->pdata);
@@ -173,10 +211,8 @@ mf_target_connect (mf_target *target, GVariant *arguments, GVariantDict *results
     return FALSE;
   if (!mf_host_claim (target->host, target->record, MF_PHASE_INCOMING, error))
     return FALSE;
-  target->migration = mf_migration_new (mf_host_context (target->host), (const char *const *) target->record->regions,
-                                        target->record->peer, target->mode, FALSE);
+  make_migration (target);
   mf_target_heed_cancel (target);
-  mf_host_announce (target->host, target->migration);
   for (guint i = 0; i < target->regions->len; i++) {
     mf_target_region *region = mf_target_region_at (target, i);
 

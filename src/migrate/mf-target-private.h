@@ -38,6 +38,7 @@ typedef struct {
 struct _mf_target {
   MfHost *host;
   MfMigration *migration; /* NULL until "connect" has told what it is about */
+  mf_fetch *fetch;        /* it was asked for here; NULL: at the source */
   GThread *thread;
 
   GMutex lock; /* the fields below */

@@ -496,12 +496,13 @@ look_round (mf_target *target, gboolean *lost)
   return !stopping;
 }
 
+/* Over a link that is cut lanes are silent for longer than the control stream, which asks. */
 static void
-pull_on (mf_target *target)
+pull_on (mf_target *target, gboolean lost)
 {
   g_autoptr (GError) error = NULL;
 
-  mf_migration_set_state (target->migration, MF_MIGRATION_RUNNING);
+  mf_migration_set_state (target->migration, lost ? MF_MIGRATION_PAUSED : MF_MIGRATION_RUNNING);
   if (pull_rest (target, &error) && finish_attachments (target, &error)) {
     target->complete = TRUE;
   } else if (g_error_matches (error, MF_ERROR, MF_ERROR_NO_SPACE)) {
@@ -545,7 +546,7 @@ look_round_until_over (mf_target *target, GDBusMethodInvocation **abort)
     if (target->failure != NULL && lost)
       return;
     if (!target->complete && target->failure == NULL && have_lanes (target)) {
-      pull_on (target);
+      pull_on (target, lost);
       continue;
     }
     if (!target->complete && target->failure == NULL)

@@ -8,6 +8,7 @@
  *
  * `lock` protects the mailbox and what the main context has to know; it is held for moments only.
  */
+#include "migrate/mf-fetch.h"
 #include "migrate/mf-stage.h"
 #include "migrate/mf-target-private.h"
 
@@ -317,7 +318,9 @@ follow_source (mf_target *target, GDBusMethodInvocation **abort, GError **error)
 
     if (request->stage == NULL) {
       *abort = request->invocation;
-      answer_abort (request, error);
+      /* Who asked for it here is told what went wrong here, if it did. */
+      if (target->fetch == NULL || *error == NULL)
+        answer_abort (request, error);
       mf_target_request_free (request);
       return FALSE;
     }
@@ -424,7 +427,9 @@ run (gpointer data)
   if (abort != NULL)
     mf_peer_answer_abort (abort);
   refuse_requests (target);
-  if (target->migration != NULL)
+  if (target->fetch != NULL)
+    mf_fetch_target_ended (target->fetch, error);
+  else if (target->migration != NULL)
     mf_migration_finish (target->migration, error);
   mf_host_target_ended (target->host, target);
   return NULL;
@@ -452,22 +457,25 @@ target_new (MfHost *host)
 }
 
 mf_target *
-mf_target_start (MfHost *host, const uint8_t session[MF_SESSION_BYTES], mf_peer *peer)
+mf_target_start (MfHost *host, const uint8_t session[MF_SESSION_BYTES], mf_peer *peer, mf_fetch *fetch)
 {
   const char *const none[] = { NULL };
   mf_target *target = target_new (host);
 
-  target->record = mf_record_new (session, none, mf_peer_host (peer), NULL);
+  target->fetch = fetch;
+  target->record = mf_record_new (session, none, fetch ? mf_fetch_address (fetch) : mf_peer_host (peer), NULL);
+  target->record->target_dials = fetch != NULL;
   target->peer = mf_peer_ref (peer);
   target->thread = g_thread_new ("mf-target", run, target);
   return target;
 }
 
 mf_target *
-mf_target_resume (MfHost *host, MfMigration *migration, mf_record *record)
+mf_target_resume (MfHost *host, MfMigration *migration, mf_record *record, mf_fetch *fetch)
 {
   mf_target *target = target_new (host);
 
+  target->fetch = fetch;
   target->migration = g_object_ref (migration);
   target->record = record;
   target->taken = TRUE;

@@ -9,10 +9,11 @@
 
 G_BEGIN_DECLS
 
-/* A session that begins with the stage "connect" on `peer`. */
-mf_target *mf_target_start (MfHost *host, const uint8_t session[MF_SESSION_BYTES], mf_peer *peer);
+/* A session that begins with the stage "connect" on `peer`. `fetch`: it was asked for here, and this is what asked (it lives on until it has heard how the session ended); NULL: it was
+ * asked for at the source. */
+mf_target *mf_target_start (MfHost *host, const uint8_t session[MF_SESSION_BYTES], mf_peer *peer, mf_fetch *fetch);
 /* Goes on with what a former service left: a TAKEN record. Takes it over. */
-mf_target *mf_target_resume (MfHost *host, MfMigration *migration, mf_record *record);
+mf_target *mf_target_resume (MfHost *host, MfMigration *migration, mf_record *record, mf_fetch *fetch);
 /* For a region of such a record, before anything else looks at it: the holes of its store are what is missing. */
 gboolean mf_target_forget_holes (MfRegion *region, GError **error);
 /* What is asked of a session that has ended is answered as its record says; `stage` NULL: Abort. TRUE: the source has heard it, and the record can

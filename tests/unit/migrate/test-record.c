@@ -66,6 +66,7 @@ test_phases (Fixture *f, gconstpointer unused)
     mf_record *back;
 
     record->running = phase % 2;
+    record->target_dials = phase % 2;
     g_assert_true (mf_record_write (record, f->dir, phase, &error));
     g_assert_no_error (error);
     records = load (f, 1);
@@ -73,6 +74,7 @@ test_phases (Fixture *f, gconstpointer unused)
     g_assert_cmpmem (back->session, MF_SESSION_BYTES, session, MF_SESSION_BYTES);
     g_assert_cmpint (back->phase, ==, phase);
     g_assert_cmpint (back->running, ==, phase % 2);
+    g_assert_cmpint (back->target_dials, ==, phase % 2);
     g_assert_true (g_strv_equal ((const char *const *) back->regions, regions));
     g_assert_cmpstr (back->peer, ==, "tcp://other");
     g_assert_cmpstr (back->control, ==, "/run/vm1.qmp");
