@@ -10,7 +10,8 @@
 
 /* The options as they were written. */
 typedef struct {
-  char *socket, *to, *qmp, *peer_qmp, *program, *state, *peer_state, *max_downtime, *mode, *bandwidth, *max_pause;
+  char *socket, *to, *from, *qmp, *peer_qmp, *program, *state, *peer_state, *max_downtime, *mode, *bandwidth,
+      *max_pause;
   int max_pauses;
   gboolean live_scans, detach, as_json;
 } migrate_words;
@@ -20,6 +21,7 @@ migrate_words_clear (migrate_words *words)
 {
   g_free (words->socket);
   g_free (words->to);
+  g_free (words->from);
   g_free (words->qmp);
   g_free (words->peer_qmp);
   g_free (words->program);
@@ -39,8 +41,10 @@ parse (int *argc, char ***argv, migrate_words *words, GError **error)
   const GOptionEntry entries[] = {
     { "to", 0, 0, G_OPTION_ARG_STRING, &words->to, "The host: ssh://[USER@]HOST, tcp://HOST[:PORT], unix:PATH",
       "PEER" },
+    { "from", 0, 0, G_OPTION_ARG_STRING, &words->from, "Instead: the host that they are to come from, to here",
+      "PEER" },
     { "qmp", 0, 0, G_OPTION_ARG_FILENAME, &words->qmp, "QMP socket of the QEMU here", "SOCKET" },
-    { "peer-qmp", 0, 0, G_OPTION_ARG_FILENAME, &words->peer_qmp, "QMP socket of the QEMU that waits there", "SOCKET" },
+    { "peer-qmp", 0, 0, G_OPTION_ARG_FILENAME, &words->peer_qmp, "QMP socket of the QEMU there", "SOCKET" },
     { "program", 0, 0, G_OPTION_ARG_STRING, &words->program,
       "libvirt: it drives the migration when all is ready; see memferry domain migrate", "KIND" },
     { "state-socket", 0, 0, G_OPTION_ARG_FILENAME, &words->state, "Where libvirt's migration URI points to", "SOCKET" },
@@ -57,9 +61,9 @@ parse (int *argc, char ***argv, migrate_words *words, GError **error)
     G_OPTION_ENTRY_NULL
   };
   const mf_cli_usage usage = {
-    .parameters = "REGION... --to PEER",
-    .summary = "Moves a program's regions to another host while it runs.\n"
-               "^C cancels: until the switchover the program goes on here as if nothing had been asked.",
+    .parameters = "REGION... --to|--from PEER",
+    .summary = "Moves a program's regions to another host, or from there to here, while it runs.\n"
+               "^C cancels: until the switchover the program goes on where it is as if nothing had been asked.",
     .entries = entries,
     .uses_service = TRUE,
   };
@@ -67,9 +71,14 @@ parse (int *argc, char ***argv, migrate_words *words, GError **error)
   if (!mf_cli_parse (&usage, argc, argv, &words->socket, error) ||
       !mf_cli_check_words (*argc, 1, G_MAXINT, "REGION", error))
     return FALSE;
-  if (words->to)
+  if (words->to && words->from)
+    g_set_error (error, MF_ERROR, MF_ERROR_INVALID, "--to and --from: one of the two hosts is this one");
+  else if (words->from && (words->program || words->state || words->peer_state))
+    g_set_error (error, MF_ERROR, MF_ERROR_INVALID, "--from: what libvirt drives is moved from its own host");
+  else if (!words->to && !words->from)
+    g_set_error (error, MF_ERROR, MF_ERROR_INVALID, "--to, or --from, is missing; see memferry migrate --help");
+  else
     return TRUE;
-  g_set_error (error, MF_ERROR, MF_ERROR_INVALID, "--to is missing; see memferry migrate --help");
   return FALSE;
 }
 
@@ -179,16 +188,23 @@ service_options (const migrate_words *words, GError **error)
 
 /* Begins the migration. (transfer full) */
 static MfDbusJob1 *
-begin (GDBusConnection *connection, const char *const *regions, const char *peer, GVariant *options, GError **error)
+begin (GDBusConnection *connection, const migrate_words *words, const char *const *regions, GVariant *options,
+       GError **error)
 {
+  g_autofree char *peer = absolute_peer (words->to ? words->to : words->from);
   g_autoptr (MfDbusManager1) manager = mf_cli_manager (connection, error);
   g_autofree char *path = NULL;
   g_autoptr (GError) remote = NULL;
   MfDbusJob1 *job;
+  gboolean ok;
 
   if (!manager)
     return NULL;
-  if (!mf_dbus_manager1_call_migrate_sync (manager, regions, peer, options, &path, NULL, &remote)) {
+  if (words->to)
+    ok = mf_dbus_manager1_call_migrate_sync (manager, regions, peer, options, &path, NULL, &remote);
+  else
+    ok = mf_dbus_manager1_call_fetch_sync (manager, regions, peer, options, &path, NULL, &remote);
+  if (!ok) {
     mf_cli_take_error (error, g_steal_pointer (&remote));
     return NULL;
   }
@@ -202,7 +218,6 @@ static gboolean
 migrate (const migrate_words *words, const char *const *regions, GError **error)
 {
   g_autoptr (GVariant) options = service_options (words, error);
-  g_autofree char *peer = absolute_peer (words->to);
   g_autoptr (GDBusConnection) connection = NULL;
   g_autoptr (MfDbusJob1) job = NULL;
 
@@ -210,7 +225,7 @@ migrate (const migrate_words *words, const char *const *regions, GError **error)
     return FALSE;
   g_variant_ref_sink (options);
   connection = mf_cli_connect (words->socket, error);
-  job = connection ? begin (connection, regions, peer, options, error) : NULL;
+  job = connection ? begin (connection, words, regions, options, error) : NULL;
   if (!job)
     return FALSE;
   if (words->detach) {

@@ -24,6 +24,12 @@ mf_cli_job_has_ended (MfDbusJob1 *job)
   return state && g_strv_contains (ended, state);
 }
 
+static const char *
+preposition (MfDbusJob1 *job)
+{
+  return g_strcmp0 (mf_dbus_job1_get_direction (job), "incoming") == 0 ? "from" : "to";
+}
+
 static void
 append_stage (GString *line, MfDbusJob1 *job)
 {
@@ -44,7 +50,7 @@ mf_cli_progress_line (MfDbusJob1 *job)
   g_autofree char *rate = mf_quantity_format_rate (mf_dbus_job1_get_rate (job));
   guint64 predicted = mf_dbus_job1_get_predicted_downtime (job);
 
-  g_string_append_printf (line, "%s to %s: ", names, mf_dbus_job1_get_peer (job));
+  g_string_append_printf (line, "%s %s %s: ", names, preposition (job), mf_dbus_job1_get_peer (job));
   append_stage (line, job);
   g_string_append_printf (line, ", %s of %s, %s", bytes, total, rate);
   if (mf_dbus_job1_get_dirty_rate (job)) {
@@ -78,7 +84,7 @@ mf_cli_summary_line (MfDbusJob1 *job)
   guint rounds = mf_dbus_job1_get_round (job);
   guint64 faults = mf_dbus_job1_get_faults (job);
 
-  g_string_append_printf (line, "%s moved to %s in %s: %s, %s in %u round%s, downtime %s", names,
+  g_string_append_printf (line, "%s moved %s %s in %s: %s, %s in %u round%s, downtime %s", names, preposition (job),
                           mf_dbus_job1_get_peer (job), elapsed, mf_dbus_job1_get_mode (job), bytes, rounds,
                           rounds == 1 ? "" : "s", downtime);
   if (faults)

@@ -295,6 +295,49 @@ handle_migrate (MfDbusManager1 *interface, GDBusMethodInvocation *invocation, co
   return G_DBUS_METHOD_INVOCATION_HANDLED;
 }
 
+/* Who drives the program from outside does so at its source. */
+static gboolean
+check_has_no_driver (GVariant *options, GError **error)
+{
+  static const char *const drivers[] = { "program", "state-socket", "peer-state-socket" };
+
+  for (guint i = 0; i < G_N_ELEMENTS (drivers); i++) {
+    g_autoptr (GVariant) value = g_variant_lookup_value (options, drivers[i], NULL);
+
+    if (!value)
+      continue;
+    g_set_error (error, MF_ERROR, MF_ERROR_INVALID, "the option %s is for a migration that is begun at its source",
+                 drivers[i]);
+    return FALSE;
+  }
+  return TRUE;
+}
+
+static gboolean
+handle_fetch (MfDbusManager1 *interface, GDBusMethodInvocation *invocation, const char *const *regions,
+              const char *peer, GVariant *options, gpointer user_data)
+{
+  MfManagerObject *manager = user_data;
+  GDBusConnection *client = g_dbus_method_invocation_get_connection (invocation);
+  mf_migrate_options parsed = { .mode = MF_MODE_AUTO };
+  mf_program_choice program = { NULL }, peer_program = { NULL };
+  gboolean detach = FALSE;
+  MfJobObject *job = NULL;
+  g_autoptr (GError) error = NULL;
+
+  if (parse_migrate_options (options, &parsed, &error) && check_has_no_driver (options, &error)) {
+    read_programs (options, &program, &peer_program);
+    g_variant_lookup (options, "detach", "b", &detach);
+    job = mf_service_fetch (manager->service, regions, peer, &program, &peer_program, &parsed, detach ? NULL : client,
+                            &error);
+  }
+  if (job)
+    mf_dbus_manager1_complete_fetch (interface, invocation, mf_job_object_path (job));
+  else
+    g_dbus_method_invocation_return_gerror (invocation, error);
+  return G_DBUS_METHOD_INVOCATION_HANDLED;
+}
+
 MfManagerObject *
 mf_manager_object_new (MfService *service)
 {
@@ -316,6 +359,7 @@ mf_manager_object_new (MfService *service)
   g_signal_connect (manager->interface, "handle-release-domain", G_CALLBACK (handle_release_domain), manager);
   g_signal_connect (manager->interface, "handle-admit-domain", G_CALLBACK (handle_admit_domain), manager);
   g_signal_connect (manager->interface, "handle-migrate", G_CALLBACK (handle_migrate), manager);
+  g_signal_connect (manager->interface, "handle-fetch", G_CALLBACK (handle_fetch), manager);
   mf_dbus_object_skeleton_set_manager1 (manager->object, manager->interface);
   return manager;
 }

@@ -603,3 +603,14 @@ mf_service_migrate (MfService *service, const char *const *regions, const char *
   migration = mf_host_migrate (service->host, regions, peer, program, peer_program, options, error);
   return migration ? mf_job_list_add (service->jobs, migration, client) : NULL;
 }
+
+MfJobObject *
+mf_service_fetch (MfService *service, const char *const *regions, const char *peer, const mf_program_choice *program,
+                  const mf_program_choice *peer_program, const mf_migrate_options *options, GDBusConnection *client,
+                  GError **error)
+{
+  g_autoptr (MfMigration) migration =
+      mf_host_fetch (service->host, regions, peer, program, peer_program, options, error);
+
+  return migration ? mf_job_list_add (service->jobs, migration, client) : NULL;
+}

@@ -68,5 +68,9 @@ void mf_service_release_domain (MfService *service, const char *name);
 MfJobObject *mf_service_migrate (MfService *service, const char *const *regions, const char *peer,
                                  const mf_program_choice *program, const mf_program_choice *peer_program,
                                  const mf_migrate_options *options, GDBusConnection *client, GError **error);
+/* The same from `peer` to here: `program` is the one that waits here. */
+MfJobObject *mf_service_fetch (MfService *service, const char *const *regions, const char *peer,
+                               const mf_program_choice *program, const mf_program_choice *peer_program,
+                               const mf_migrate_options *options, GDBusConnection *client, GError **error);
 
 G_END_DECLS

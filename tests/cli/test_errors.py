@@ -98,6 +98,11 @@ def test_missing_words():
         fails(run([MEMFERRY, *words]), missing, "missing", "--help")
 
 
+def test_one_of_the_hosts_is_this_one():
+    fails(run([MEMFERRY, "migrate", "vm1", "--to", "tcp://a", "--from", "tcp://b"]), "--to and --from")
+    fails(run([MEMFERRY, "migrate", "vm1", "--from", "tcp://b", "--program", "libvirt"]), "--from", "libvirt")
+
+
 def test_too_many_words():
     for words in [["list", "x"], ["show", "a", "b"], ["create", "a", "b", "--size", "1M"], ["jobs", "1"],
                   ["cancel", "1", "2"], ["watch", "vm1"]]:

@@ -45,6 +45,15 @@ def test_summary():
                                                        "p99 1.9 ms)")
 
 
+def test_fetch():
+    with started() as host:
+        text = host.do("migrate", "vm1", "--from", "tcp://done", "--qmp", "/run/here", "--peer-qmp", "/run/there")
+        contains(text, "vm1 moved from tcp://done in ", ": auto, 48M in 1 round, downtime 14.2 ms")
+        equal(host.job(1)["direction"], "incoming")
+        fails(host.run("migrate", "vm1", "--from", "tcp://fails"), "it writes faster than the link carries")
+        fails(host.run("migrate", "vm2", "--from", "tcp://done"), "vm2")
+
+
 def test_json_lines():
     with started() as host:
         lines = host.json("migrate", "vm1", "--to", "tcp://done")

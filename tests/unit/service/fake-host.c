@@ -312,3 +312,14 @@ mf_host_forget (MfHost *host, const char *name, GError **error)
   g_set_error (error, MF_ERROR, MF_ERROR_BUSY, "region %s: a migration has it", name);
   return FALSE;
 }
+
+MfMigration *
+mf_host_fetch (MfHost *host, const char *const *regions, const char *peer, const mf_program_choice *program,
+               const mf_program_choice *peer_program, const mf_migrate_options *options, GError **error)
+{
+  MfMigration *migration = mf_host_migrate (host, regions, peer, program, peer_program, options, error);
+
+  if (migration)
+    migration->status.is_source = FALSE;
+  return migration;
+}

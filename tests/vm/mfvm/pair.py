@@ -20,6 +20,7 @@ class Pair:
     size      of the guest
     regions   names: one, or a NUMA node for each
     hosts     a HostPair, entered: they talk over TCP; None: over UNIX sockets
+    listen    with hosts: those at which the other one's service may dial in
     wrapper   words between `memferry run --` and QEMU
     guest     more for qemu.guest_arguments()
 
@@ -31,7 +32,18 @@ class Pair:
     """
 
     def __init__(
-        self, work, reader, *, size="192M", regions=("vm",), workload=WORKLOAD, hosts=None, wrapper=(), stores=None, **guest
+        self,
+        work,
+        reader,
+        *,
+        size="192M",
+        regions=("vm",),
+        workload=WORKLOAD,
+        hosts=None,
+        listen=("a", "b"),
+        wrapper=(),
+        stores=None,
+        **guest,
     ):
         self.here, self.there = "a", "b"
         self.regions = list(regions)
@@ -48,7 +60,7 @@ class Pair:
                 work,
                 host,
                 prefix=hosts.prefix[host] if hosts else (),
-                listen=[f"tcp://{hosts.address[host]}"] if hosts else (),
+                listen=[f"tcp://{hosts.address[host]}"] if hosts and host in listen else (),
                 store=(stores or {}).get(host),
             )
             for host in ("a", "b")
@@ -131,6 +143,11 @@ class Pair:
         """Begins to move the guest to the other host; `options` are those of memferry migrate."""
         service = self.services[self.here]
         return Move(service.start_migration(*self.regions, "--to", to or self.peers[self.there], *options))
+
+    def fetch(self, *options, of=None, regions=None):
+        """The same, begun on the other host, which dials."""
+        service = self.services[self.there]
+        return Move(service.start_migration(*(regions or self.regions), "--from", of or self.peers[self.here], *options))
 
     def turn(self):
         """The guest has moved: here is there from now on."""
