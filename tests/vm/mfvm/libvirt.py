@@ -11,6 +11,7 @@ Host     one of them: its libvirtd, virsh, a memferryd
 
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 
@@ -74,6 +75,17 @@ def _kvm_group():
     if not os.path.exists("/dev/kvm"):
         return ""
     return f'group = "+{os.stat("/dev/kvm").st_gid}"\n'
+
+
+def version():
+    """libvirt's, as (11, 3, 0)."""
+    said = subprocess.run(["libvirtd", "--version"], capture_output=True, text=True, check=True).stdout
+    return tuple(map(int, re.search(r"(\d+)\.(\d+)\.(\d+)", said).groups()))
+
+
+def waits_for_acknowledgement():
+    """Whether it has no guest stop before the target has acknowledged the head of its state."""
+    return version() >= (11, 3)
 
 
 class Host:
