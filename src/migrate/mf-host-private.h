@@ -21,6 +21,9 @@ GCancellable *mf_host_stopping (MfHost *host);
 
 MfRegion *mf_host_find_region (MfHost *host, const char *name, GError **error);
 MfUserfault *mf_host_find_attachment (MfHost *host, MfRegion *region, GError **error);
+/* Whether programs that a former service had have had the time to hand their memory over again: until then a region that nobody has mapped may be a running
+ * program's all the same. */
+gboolean mf_host_has_settled (MfHost *host);
 MfRegion *mf_host_make_region (MfHost *host, const char *name, guint64 size_bytes, gboolean *is_new, GError **error);
 void mf_host_drop_region (MfHost *host, const char *name);
 /* The record's. */

@@ -14,6 +14,7 @@ struct _MfHost {
   mf_host_callbacks callbacks;
   gpointer user_data;
   GMainContext *context;
+  gint64 began_usec; /* when the service did */
   GCancellable *stopping;
 
   GMutex lock; /* the fields below */

@@ -16,6 +16,9 @@
 #include <string.h>
 #include <unistd.h>
 
+/* Programs connect again every few milliseconds; a busy machine takes its time. */
+#define SETTLE_USEC (10 * G_USEC_PER_SEC)
+
 GMainContext *
 mf_host_context (MfHost *host)
 {
@@ -647,6 +650,12 @@ mf_host_accept (int fd, const mf_preface *preface, gpointer user_data, GError **
 
 /* --- from outside --- */
 
+gboolean
+mf_host_has_settled (MfHost *host)
+{
+  return g_get_monotonic_time () - host->began_usec >= SETTLE_USEC;
+}
+
 MfHost *
 mf_host_new (const char *state_dir, const char *runtime_dir, const mf_host_callbacks *callbacks, gpointer user_data)
 {
@@ -657,6 +666,7 @@ mf_host_new (const char *state_dir, const char *runtime_dir, const mf_host_callb
   host->callbacks = *callbacks;
   host->user_data = user_data;
   host->context = g_main_context_ref_thread_default ();
+  host->began_usec = g_get_monotonic_time ();
   host->stopping = g_cancellable_new ();
   g_mutex_init (&host->lock);
   g_cond_init (&host->cond);

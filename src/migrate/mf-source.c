@@ -272,6 +272,15 @@ mf_source_unprepare (mf_source *source)
     g_clear_pointer (&mf_source_region_at (source, i)->session, mf_dirty_session_unref);
 }
 
+/* The program's stream, before the relay had it: QEMU answers nothing while it waits for a stream that nobody reads and nobody closes. */
+static void
+close_sender (mf_source *source)
+{
+  if (source->sender_fd >= 0)
+    close (source->sender_fd);
+  source->sender_fd = -1;
+}
+
 /* Before the record says HANDED: everything as if nothing had been asked. */
 static void
 roll_back (mf_source *source, int stage, const GError *why)
@@ -280,6 +289,7 @@ roll_back (mf_source *source, int stage, const GError *why)
 
   /* The program first: every moment counts for it, and nothing below can be in its way. */
   g_clear_pointer (&source->relay, mf_state_relay_free);
+  close_sender (source);
   mf_source_stop_guard (source);
   if (source->program != NULL && !source->program->ops->roll_back (source->program, &error))
     g_warning ("%s: the program could not be made to go on: %s", mf_migration_get_regions (source->migration)[0],
@@ -479,8 +489,7 @@ mf_source_join (mf_source *source)
   g_clear_pointer (&source->peer, mf_peer_unref);
   if (source->state_fd >= 0)
     close (source->state_fd);
-  if (source->sender_fd >= 0)
-    close (source->sender_fd);
+  close_sender (source);
   g_cancellable_disconnect (mf_host_stopping (source->host), source->handed_handler);
   g_object_unref (source->handed);
   g_object_unref (source->guard_stop);

@@ -142,7 +142,7 @@ check_program (mf_target *target, GError **error)
                                        target->info.signature ? target->info.signature : "", error);
 }
 
-/* The program is still to come; one that is there is another one, and its memory is not to be emptied. */
+/* The program is still to come; one that is there is another one, and its memory is not to be emptied (invariant 1). */
 static gboolean
 check_unused (mf_target *target, GError **error)
 {
@@ -150,6 +150,14 @@ check_unused (mf_target *target, GError **error)
     mf_target_region *region = mf_target_region_at (target, i);
     g_autoptr (MfUserfault) userfault = mf_host_find_attachment (target->host, region->region, NULL);
 
+    if (userfault == NULL && !region->is_new && !mf_host_has_settled (target->host) &&
+        mf_host_region_role (target->host, region->name) == MF_REGION_HERE) {
+      g_set_error (error, MF_ERROR, MF_ERROR_BUSY,
+                   "region %s: the service has just begun, and a program may still hand its memory over again: try in "
+                   "a few seconds, or remove the region",
+                   region->name);
+      return FALSE;
+    }
     if (userfault == NULL)
       continue;
     g_set_error (error, MF_ERROR, MF_ERROR_BUSY,
