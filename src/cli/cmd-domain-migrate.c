@@ -6,10 +6,10 @@
 #include "cli/cmd-domain.h"
 #include "cli/mf-cli-follow.h"
 #include "cli/mf-cli-json.h"
+#include "cli/mf-cli-migration.h"
 #include "cli/mf-cli-options.h"
 #include "cli/mf-cli-progress.h"
 #include "cli/mf-cli-service.h"
-#include "cli/mf-quantity.h"
 #include "hypervisor/mf-domain-migration.h"
 #include "hypervisor/mf-domain.h"
 #include "link/mf-link.h"
@@ -135,38 +135,17 @@ peer_of (const migrate_words *words, const char *destination, GError **error)
   return address ? g_steal_pointer (&peer) : NULL;
 }
 
-static gboolean
-add_usec (GVariantDict *options, const char *key, const char *text, GError **error)
-{
-  guint64 usec;
-
-  if (!text)
-    return TRUE;
-  if (!mf_quantity_parse_msec (text, &usec, error)) {
-    g_prefix_error (error, "--%s: ", key);
-    return FALSE;
-  }
-  g_variant_dict_insert (options, key, "t", usec);
-  return TRUE;
-}
-
 static GVariant *
 service_options (const migrate_words *words, const mf_domain *domain, GError **error)
 {
   g_auto (GVariantDict) options = G_VARIANT_DICT_INIT (NULL);
   g_autofree char *qmp = mf_domain_dup_qmp_path (domain);
   g_autofree char *state = mf_domain_dup_state_path (domain);
-  guint64 rate;
 
-  if (!add_usec (&options, "max-downtime", words->max_downtime, error) ||
-      !add_usec (&options, "max-pause", words->max_pause, error))
+  if (!mf_cli_add_msec (&options, "max-downtime", words->max_downtime, error) ||
+      !mf_cli_add_msec (&options, "max-pause", words->max_pause, error) ||
+      !mf_cli_add_rate (&options, "bandwidth", words->bandwidth, error))
     return NULL;
-  if (words->bandwidth && !mf_quantity_parse_rate (words->bandwidth, &rate, error)) {
-    g_prefix_error (error, "--bandwidth: ");
-    return NULL;
-  }
-  if (words->bandwidth)
-    g_variant_dict_insert (&options, "bandwidth", "t", rate);
   if (words->mode)
     g_variant_dict_insert (&options, "mode", "s", words->mode);
   if (words->max_pauses > 0)
@@ -213,7 +192,6 @@ begin (GDBusConnection *connection, const char *const *regions, const char *peer
   g_autoptr (MfDbusManager1) manager = mf_cli_manager (connection, error);
   g_autofree char *path = NULL;
   g_autoptr (GError) remote = NULL;
-  MfDbusJob1 *job;
 
   if (!manager)
     return NULL;
@@ -221,10 +199,7 @@ begin (GDBusConnection *connection, const char *const *regions, const char *peer
     mf_cli_take_error (error, g_steal_pointer (&remote));
     return NULL;
   }
-  job = mf_dbus_job1_proxy_new_sync (connection, G_DBUS_PROXY_FLAGS_NONE, NULL, path, NULL, &remote);
-  if (!job)
-    mf_cli_take_error (error, g_steal_pointer (&remote));
-  return job;
+  return mf_cli_job (connection, path, error);
 }
 
 /* --- both of them --- */

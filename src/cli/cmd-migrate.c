@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "cli/mf-cli-follow.h"
 #include "cli/mf-cli-json.h"
+#include "cli/mf-cli-migration.h"
 #include "cli/mf-cli-options.h"
 #include "cli/mf-cli-progress.h"
 #include "cli/mf-cli-service.h"
 #include "cli/mf-command.h"
-#include "cli/mf-quantity.h"
 #include <string.h>
 
 /* The options as they were written. */
@@ -95,21 +95,6 @@ absolute_peer (const char *peer)
 }
 
 static gboolean
-add_msec (GVariantDict *options, const char *key, const char *text, GError **error)
-{
-  guint64 usec;
-
-  if (!text)
-    return TRUE;
-  if (!mf_quantity_parse_msec (text, &usec, error)) {
-    g_prefix_error (error, "--%s: ", key);
-    return FALSE;
-  }
-  g_variant_dict_insert (options, key, "t", usec);
-  return TRUE;
-}
-
-static gboolean
 add_mode (GVariantDict *options, const char *mode, GError **error)
 {
   const char *const modes[] = { "auto", "precopy", "postcopy", NULL };
@@ -151,15 +136,8 @@ add_sockets (GVariantDict *options, const migrate_words *words, GError **error)
 static gboolean
 add_numbers (GVariantDict *options, const migrate_words *words, GError **error)
 {
-  guint64 rate;
-
-  if (words->bandwidth) {
-    if (!mf_quantity_parse_rate (words->bandwidth, &rate, error)) {
-      g_prefix_error (error, "--bandwidth: ");
-      return FALSE;
-    }
-    g_variant_dict_insert (options, "bandwidth", "t", rate);
-  }
+  if (!mf_cli_add_rate (options, "bandwidth", words->bandwidth, error))
+    return FALSE;
   if (words->max_pauses < 0) {
     g_set_error (error, MF_ERROR, MF_ERROR_INVALID, "--max-pauses: %d is less than none", words->max_pauses);
     return FALSE;
@@ -175,8 +153,8 @@ service_options (const migrate_words *words, GError **error)
 {
   g_auto (GVariantDict) options = G_VARIANT_DICT_INIT (NULL);
 
-  if (!add_msec (&options, "max-downtime", words->max_downtime, error) ||
-      !add_msec (&options, "max-pause", words->max_pause, error) || !add_mode (&options, words->mode, error) ||
+  if (!mf_cli_add_msec (&options, "max-downtime", words->max_downtime, error) ||
+      !mf_cli_add_msec (&options, "max-pause", words->max_pause, error) || !add_mode (&options, words->mode, error) ||
       !add_sockets (&options, words, error) || !add_numbers (&options, words, error))
     return NULL;
   if (words->live_scans)
@@ -195,7 +173,6 @@ begin (GDBusConnection *connection, const migrate_words *words, const char *cons
   g_autoptr (MfDbusManager1) manager = mf_cli_manager (connection, error);
   g_autofree char *path = NULL;
   g_autoptr (GError) remote = NULL;
-  MfDbusJob1 *job;
   gboolean ok;
 
   if (!manager)
@@ -208,10 +185,7 @@ begin (GDBusConnection *connection, const migrate_words *words, const char *cons
     mf_cli_take_error (error, g_steal_pointer (&remote));
     return NULL;
   }
-  job = mf_dbus_job1_proxy_new_sync (connection, G_DBUS_PROXY_FLAGS_NONE, NULL, path, NULL, &remote);
-  if (!job)
-    mf_cli_take_error (error, g_steal_pointer (&remote));
-  return job;
+  return mf_cli_job (connection, path, error);
 }
 
 static gboolean
