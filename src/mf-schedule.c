@@ -56,8 +56,8 @@ mf_schedule_bulk (void)
   set_slice (BULK_SLICE_NSEC);
 }
 
-static uint64_t
-now_nsec (void)
+uint64_t
+mf_schedule_now_nsec (void)
 {
   struct timespec now;
 
@@ -68,11 +68,12 @@ now_nsec (void)
 void
 mf_schedule_carried (void)
 {
-  atomic_store_explicit (&carried_nsec, now_nsec (), memory_order_relaxed);
+  atomic_store_explicit (&carried_nsec, mf_schedule_now_nsec (), memory_order_relaxed);
 }
 
 bool
-mf_schedule_is_carrying (void)
+mf_schedule_is_carrying (uint64_t now_nsec)
 {
-  return now_nsec () - atomic_load_explicit (&carried_nsec, memory_order_relaxed) < CARRYING_NSEC;
+  /* Another thread may have carried something since the caller's look at the clock. */
+  return now_nsec < atomic_load_explicit (&carried_nsec, memory_order_relaxed) + CARRYING_NSEC;
 }

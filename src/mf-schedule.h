@@ -11,6 +11,7 @@
  * another policy for the service, that stays.
  */
 #include <stdbool.h>
+#include <stdint.h>
 
 /* It does little and has to do it soon: a nice value of -10 where the process may have that, and a short slice of processor time, which lets it
  * run earlier when it wakes, and needs no right. */
@@ -19,8 +20,10 @@ void mf_schedule_urgent (void);
  * processor is the same. */
 void mf_schedule_bulk (void);
 
+/* The monotonic clock. */
+uint64_t mf_schedule_now_nsec (void);
 /* Bulk data was carried just now. Cheap. Any thread. */
 void mf_schedule_carried (void);
-/* Whether bulk data was carried in the last milliseconds. Then processors don't fall asleep, and whoever waits had better sleep than look: a thread
+/* Whether bulk data was carried in the milliseconds before `now_nsec`. Then processors don't fall asleep, and whoever waits had better sleep than look: a thread
  * is woken in 5 us, and one that looks and yields may let a bulk thread run until the next tick. Any thread. */
-bool mf_schedule_is_carrying (void);
+bool mf_schedule_is_carrying (uint64_t now_nsec);

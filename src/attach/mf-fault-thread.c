@@ -534,7 +534,8 @@ spins (mf_fault_thread *thread)
 {
   const gint64 now = g_get_monotonic_time ();
 
-  return now - thread->active_usec < SPIN_USEC && now >= thread->calm_usec && !mf_schedule_is_carrying ();
+  return now - thread->active_usec < SPIN_USEC && now >= thread->calm_usec &&
+         !mf_schedule_is_carrying ((uint64_t) now * 1000);
 }
 
 /* What is looked for may need this very processor. When a third one takes it, though, looking means waiting behind that one, and

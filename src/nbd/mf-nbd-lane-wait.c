@@ -41,15 +41,6 @@ mf_nbd_lane_events (mf_nbd_lane *lane)
   return (direction & LIBNBD_AIO_DIRECTION_READ ? POLLIN : 0) | (direction & LIBNBD_AIO_DIRECTION_WRITE ? POLLOUT : 0);
 }
 
-static uint64_t
-now_nsec (void)
-{
-  struct timespec now;
-
-  clock_gettime (CLOCK_MONOTONIC, &now);
-  return (uint64_t) now.tv_sec * 1000000000u + (uint64_t) now.tv_nsec;
-}
-
 int
 mf_nbd_wait (struct pollfd *pfds, nfds_t n, gint64 deadline_usec)
 {
@@ -68,18 +59,18 @@ mf_nbd_lane_wait_soon (mf_nbd_lane *lane, struct pollfd *pfds, nfds_t n, gint64 
 {
   gboolean for_reply = lane->in_flight > 0;
   mf_spin *waiting = &lane->waiting[for_reply];
-  uint64_t start = now_nsec ();
+  uint64_t start = mf_schedule_now_nsec ();
   struct timespec at_once = { 0, 0 };
   int r = 0;
 
-  if (mf_spin_begin (waiting, !mf_schedule_is_carrying ())) {
-    while ((r = ppoll (pfds, n, &at_once, NULL)) == 0 && now_nsec () - start < SPIN_NSEC)
+  if (mf_spin_begin (waiting, !mf_schedule_is_carrying (start))) {
+    while ((r = ppoll (pfds, n, &at_once, NULL)) == 0 && mf_schedule_now_nsec () - start < SPIN_NSEC)
       /* Who is waited for may need this very processor. */
       sched_yield ();
   }
   if (r == 0)
     r = mf_nbd_wait (pfds, n, deadline_usec);
   if (r > 0 && (for_reply ? pfds[0].revents != 0 : pfds[1].revents == 0))
-    mf_spin_end (waiting, now_nsec () - start);
+    mf_spin_end (waiting, mf_schedule_now_nsec () - start);
   return r;
 }

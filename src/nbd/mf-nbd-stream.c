@@ -11,7 +11,6 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/time.h>
-#include <time.h>
 #include <unistd.h>
 
 /* How long a fault's stream looks for the next request before it sleeps. */
@@ -100,32 +99,24 @@ wait_readable (mf_nbd_stream *stream)
   }
 }
 
-static uint64_t
-now_nsec (void)
-{
-  struct timespec now;
-
-  clock_gettime (CLOCK_MONOTONIC, &now);
-  return (uint64_t) now.tv_sec * 1000000000u + (uint64_t) now.tv_nsec;
-}
-
 /* One recvmsg() that brings something, or ends with -1 and errno. Looks for a while before it sleeps, if that has been
  * found to help. */
 static ssize_t
 receive_soon (mf_nbd_stream *stream, struct msghdr *msg)
 {
-  uint64_t start = now_nsec ();
+  uint64_t start = mf_schedule_now_nsec ();
   ssize_t r = -1;
 
-  if (mf_spin_begin (&stream->waiting, !mf_schedule_is_carrying ())) {
-    while ((r = recvmsg (stream->fd, msg, MSG_DONTWAIT)) == -1 && errno == EAGAIN && now_nsec () - start < SPIN_NSEC)
+  if (mf_spin_begin (&stream->waiting, !mf_schedule_is_carrying (start))) {
+    while ((r = recvmsg (stream->fd, msg, MSG_DONTWAIT)) == -1 && errno == EAGAIN &&
+           mf_schedule_now_nsec () - start < SPIN_NSEC)
       /* Who is waited for may need this very processor. */
       sched_yield ();
   }
   if (r == -1 && (!stream->waiting.look || errno == EAGAIN))
     r = recvmsg (stream->fd, msg, 0);
   if (r > 0)
-    mf_spin_end (&stream->waiting, now_nsec () - start);
+    mf_spin_end (&stream->waiting, mf_schedule_now_nsec () - start);
   return r;
 }
 
