@@ -255,6 +255,26 @@ read_programs (GVariant *options, mf_program_choice *here, mf_program_choice *th
   g_variant_lookup (options, "peer-state-socket", "&s", &there->state);
 }
 
+/* A call that begins a migration. Its texts are those of the call's options. */
+typedef struct {
+  mf_migrate_options options;
+  mf_program_choice here, there;
+  GDBusConnection *client; /* when it ends the migration is cancelled; NULL: it goes on */
+} migration_call;
+
+static gboolean
+read_call (GDBusMethodInvocation *invocation, GVariant *options, migration_call *call, GError **error)
+{
+  gboolean detach = FALSE;
+
+  if (!parse_migrate_options (options, &call->options, error))
+    return FALSE;
+  read_programs (options, &call->here, &call->there);
+  g_variant_lookup (options, "detach", "b", &detach);
+  call->client = detach ? NULL : g_dbus_method_invocation_get_connection (invocation);
+  return TRUE;
+}
+
 static gboolean
 check_program (const mf_program_choice *program, GError **error)
 {
@@ -274,20 +294,13 @@ handle_migrate (MfDbusManager1 *interface, GDBusMethodInvocation *invocation, co
                 const char *peer, GVariant *options, gpointer user_data)
 {
   MfManagerObject *manager = user_data;
-  GDBusConnection *client = g_dbus_method_invocation_get_connection (invocation);
-  mf_migrate_options parsed = { .mode = MF_MODE_AUTO };
-  mf_program_choice program = { NULL }, peer_program = { NULL };
-  gboolean detach = FALSE;
+  migration_call call = { .options.mode = MF_MODE_AUTO };
   MfJobObject *job = NULL;
   g_autoptr (GError) error = NULL;
 
-  if (parse_migrate_options (options, &parsed, &error)) {
-    read_programs (options, &program, &peer_program);
-    g_variant_lookup (options, "detach", "b", &detach);
-    if (check_program (&program, &error))
-      job = mf_service_migrate (manager->service, regions, peer, &program, &peer_program, &parsed,
-                                detach ? NULL : client, &error);
-  }
+  if (read_call (invocation, options, &call, &error) && check_program (&call.here, &error))
+    job = mf_service_migrate (manager->service, regions, peer, &call.here, &call.there, &call.options, call.client,
+                              &error);
   if (job)
     mf_dbus_manager1_complete_migrate (interface, invocation, mf_job_object_path (job));
   else
@@ -318,19 +331,13 @@ handle_fetch (MfDbusManager1 *interface, GDBusMethodInvocation *invocation, cons
               const char *peer, GVariant *options, gpointer user_data)
 {
   MfManagerObject *manager = user_data;
-  GDBusConnection *client = g_dbus_method_invocation_get_connection (invocation);
-  mf_migrate_options parsed = { .mode = MF_MODE_AUTO };
-  mf_program_choice program = { NULL }, peer_program = { NULL };
-  gboolean detach = FALSE;
+  migration_call call = { .options.mode = MF_MODE_AUTO };
   MfJobObject *job = NULL;
   g_autoptr (GError) error = NULL;
 
-  if (parse_migrate_options (options, &parsed, &error) && check_has_no_driver (options, &error)) {
-    read_programs (options, &program, &peer_program);
-    g_variant_lookup (options, "detach", "b", &detach);
-    job = mf_service_fetch (manager->service, regions, peer, &program, &peer_program, &parsed, detach ? NULL : client,
-                            &error);
-  }
+  if (read_call (invocation, options, &call, &error) && check_has_no_driver (options, &error))
+    job =
+        mf_service_fetch (manager->service, regions, peer, &call.here, &call.there, &call.options, call.client, &error);
   if (job)
     mf_dbus_manager1_complete_fetch (interface, invocation, mf_job_object_path (job));
   else
