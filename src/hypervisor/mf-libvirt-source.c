@@ -96,6 +96,16 @@ filter_all (const mf_qmp_event *event, gpointer user_data)
   return TRUE;
 }
 
+/* Whether QEMU's migration has somewhere to go to. It says that it sets one up before it has connected; and one that ends there has moved nothing. */
+static gboolean
+has_channel (const mf_qmp_event *event)
+{
+  static const char *const without[] = { "setup", "failing", "failed", "cancelling", "cancelled", NULL };
+  const char *status = mf_json_string (event->data, "status");
+
+  return g_str_equal (event->name, "MIGRATION") && status != NULL && !g_strv_contains (without, status);
+}
+
 /* Reads what QEMU has said until it says that it migrates, or no more. Whether the guest ran before that is known from what came before: QEMU's
  * own stop comes after it. */
 static gboolean
@@ -107,14 +117,15 @@ read_events (mf_libvirt *libvirt, gboolean *migrates, GError **error)
     g_autoptr (GError) failure = NULL;
     g_autoptr (mf_qmp_event) event = mf_qmp_wait (qemu->qmp, filter_all, NULL, 0, NULL, &failure);
 
-    *migrates = event != NULL && g_str_equal (event->name, "MIGRATION");
+    *migrates = event != NULL && has_channel (event);
     if (*migrates || g_error_matches (failure, MF_ERROR, MF_ERROR_TIMED_OUT))
       return TRUE;
     if (event == NULL) {
       g_propagate_error (error, g_steal_pointer (&failure));
       return FALSE;
     }
-    qemu->was_running = g_str_equal (event->name, "RESUME");
+    if (!g_str_equal (event->name, "MIGRATION"))
+      qemu->was_running = g_str_equal (event->name, "RESUME");
   }
 }
 
@@ -171,7 +182,7 @@ mf_libvirt_await_sender (mf_program *program, gint64 deadline_usec, mf_program_i
       g_propagate_error (error, g_steal_pointer (&failure));
       return -1;
     }
-    /* Events first: libvirt has connected before its QEMU begins. */
+    /* Events first: a migration that has somewhere to go to has connected before it says so, and is in the queue by then if that is here. */
     if (!read_events (libvirt, &migrates, error))
       return -1;
     fd = accept4 (libvirt->listen_fd, NULL, NULL, SOCK_CLOEXEC);
