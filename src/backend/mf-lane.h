@@ -20,17 +20,25 @@ typedef struct _mf_request mf_request;
 /* A request carries at most this many pages, whatever the page size. */
 #define MF_REQUEST_MAX_PAGES 256
 
-/* A read of whole pages (the region's last page may be short). The caller owns it and `buffer`, and leaves both alone
- * until `done` has been called, which happens exactly once. */
+typedef enum {
+  MF_REQUEST_READ,
+  MF_REQUEST_WRITE,
+  MF_REQUEST_ZERO, /* what is read there later is zeroes; the backend may make a hole */
+} mf_request_operation;
+
+/* A request: by default a read of whole pages (the region's last page may be short). The caller owns it and `buffer`, and leaves both alone
+ * until `done` has been called, which happens exactly once. Requests that are in flight together may be done in any order. */
 struct _mf_request {
-  uint64_t offset; /* bytes, a multiple of page_bytes */
+  mf_request_operation operation;
+  uint64_t offset; /* bytes, a multiple of page_bytes when that is not 0 */
   uint32_t length; /* bytes, not 0 */
+  /* Of a read: 0 if it is not one of pages. Then it may begin and end anywhere, and holes come as zeroes. */
   uint32_t page_bytes;
-  void *buffer;          /* `length` bytes */
+  void *buffer;          /* `length` bytes; not changed by a write, unused by a zero */
   int error;             /* out: 0 or an errno value */
   gint64 submitted_usec; /* out: monotonic time of submit */
   gint64 done_usec;      /* out: monotonic time of completion */
-  /* out: bit n is set when page n of the request came as a hole: it is all zero, and its part of `buffer` is
+  /* out, of a read of pages: bit n is set when page n of the request came as a hole: it is all zero, and its part of `buffer` is
    * undefined. */
   uint64_t holes[MF_REQUEST_MAX_PAGES / 64];
   void (*done) (mf_request *request, gpointer user_data);

@@ -114,6 +114,46 @@ settle (mf_nbd_lane *lane, const mf_nbd_client_options *options, GError **error)
   return TRUE;
 }
 
+/* A server that has vanished without a word (its host has lost its power, or a cable) is noticed after this time. */
+#define SILENT_SECONDS 20
+
+static void
+notice_silence (int fd)
+{
+  const int one = 1, idle = SILENT_SECONDS / 2, interval = 5, probes = SILENT_SECONDS / 2 / 5;
+  const unsigned limit_msec = SILENT_SECONDS * 1000;
+
+  /* They fail on a UNIX socket, whose other side can't vanish. */
+  setsockopt (fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+  setsockopt (fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof one);
+  setsockopt (fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof idle);
+  setsockopt (fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval, sizeof interval);
+  setsockopt (fd, IPPROTO_TCP, TCP_KEEPCNT, &probes, sizeof probes);
+  setsockopt (fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &limit_msec, sizeof limit_msec);
+}
+
+void
+mf_nbd_client_get_facts (mf_lane *base, mf_nbd_export_facts *facts)
+{
+  mf_nbd_lane *lane = (mf_nbd_lane *) base;
+  int64_t least = lane->nbd != NULL ? nbd_get_block_size (lane->nbd, LIBNBD_SIZE_MINIMUM) : 0;
+  int64_t most = lane->nbd != NULL ? nbd_get_block_size (lane->nbd, LIBNBD_SIZE_MAXIMUM) : 0;
+
+  *facts = (mf_nbd_export_facts){
+    .read_only = lane->nbd == NULL || nbd_is_read_only (lane->nbd) != 0,
+    .can_zero = lane->nbd != NULL && nbd_can_zero (lane->nbd) == 1,
+    .can_flush = lane->nbd != NULL && nbd_can_flush (lane->nbd) == 1,
+    .multi_conn = lane->nbd != NULL && nbd_can_multi_conn (lane->nbd) == 1,
+    .block_bytes = 1,
+    .request_bytes = MF_NBD_PAYLOAD_MAX,
+  };
+  /* What isn't a power of two, or larger than any server may say, is nothing that anybody could go by. */
+  if (least > 1 && least <= 65536 && (least & (least - 1)) == 0)
+    facts->block_bytes = (uint32_t) least;
+  if (most >= facts->block_bytes && most < MF_NBD_PAYLOAD_MAX)
+    facts->request_bytes = (uint32_t) most / facts->block_bytes * facts->block_bytes;
+}
+
 mf_lane *
 mf_nbd_client_new_fd (int fd, const char *export_name, const mf_nbd_client_options *options, gint64 timeout_usec,
                       GError **error)
@@ -153,5 +193,6 @@ mf_nbd_client_new_uri (const char *uri, const mf_nbd_client_options *options, gi
     g_prefix_error (error, "%s: ", uri);
     return NULL;
   }
+  notice_silence (lane->fd);
   return g_steal_pointer (&owned);
 }

@@ -26,6 +26,18 @@ mf_lane *mf_nbd_client_new_fd (int fd, const char *export_name, const mf_nbd_cli
 mf_lane *mf_nbd_client_new_uri (const char *uri, const mf_nbd_client_options *options, gint64 timeout_usec,
                                 GError **error);
 
+/* What the server said of its export. */
+typedef struct {
+  gboolean read_only;
+  gboolean can_zero;
+  gboolean can_flush;
+  gboolean multi_conn;    /* what was written on one connection is there, and is flushed, on every other one */
+  uint32_t block_bytes;   /* offset and length are multiples of it: a power of two */
+  uint32_t request_bytes; /* in one request at most */
+} mf_nbd_export_facts;
+/* `lane` is one of this client's, and connected. */
+void mf_nbd_client_get_facts (mf_lane *lane, mf_nbd_export_facts *facts);
+
 /* libnbd's last error of this thread as a GError, after "`what`: ". Returns FALSE. */
 gboolean mf_error_from_nbd (GError **error, const char *what, ...) G_GNUC_PRINTF (2, 3);
 

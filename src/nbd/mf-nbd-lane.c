@@ -98,6 +98,10 @@ on_chunk (void *user_data, const void *subbuf, size_t count, uint64_t offset, un
   slot->seen_bytes += (uint32_t) count;
   if (status != LIBNBD_READ_HOLE)
     return 0;
+  if (request->page_bytes == 0) {
+    memset ((uint8_t *) request->buffer + start, 0, count);
+    return 0;
+  }
   first = (start + request->page_bytes - 1) / request->page_bytes;
   past = end == request->length ? (end + request->page_bytes - 1) / request->page_bytes : end / request->page_bytes;
   for (uint64_t page = first; page < past; page++)
@@ -111,10 +115,18 @@ on_complete (void *user_data, int *error)
   mf_nbd_slot *slot = user_data;
 
   /* A reply that is silent about some of the bytes leaves what was in the buffer before. */
-  if (*error == 0 && slot->lane->structured && slot->seen_bytes != slot->request->length)
+  if (*error == 0 && slot->lane->structured && slot->request->operation == MF_REQUEST_READ &&
+      slot->seen_bytes != slot->request->length)
     *error = EPROTO;
   slot_finish (slot, *error);
   return 1; /* libnbd may forget the command */
+}
+
+static gboolean
+is_in_pages (const mf_request *request)
+{
+  return (request->length - 1) / request->page_bytes < MF_REQUEST_MAX_PAGES &&
+         request->offset % request->page_bytes == 0;
 }
 
 /* Why this request can't be sent, as an errno value, or 0. */
@@ -123,12 +135,34 @@ check_request (mf_nbd_lane *lane, const mf_request *request)
 {
   if (lane->lost)
     return ENOTCONN;
-  if (request->length == 0 || request->length > MF_NBD_PAYLOAD_MAX || request->page_bytes == 0 ||
-      (request->length - 1) / request->page_bytes >= MF_REQUEST_MAX_PAGES || request->offset % request->page_bytes)
+  if (request->length == 0 || request->length > MF_NBD_PAYLOAD_MAX ||
+      (request->page_bytes != 0 && !is_in_pages (request)))
     return EINVAL;
   if (request->offset > lane->size_bytes || request->length > lane->size_bytes - request->offset)
     return EINVAL;
   return 0;
+}
+
+/* Hands a request to libnbd. Returns what libnbd does: -1 when it won't have it. */
+static int64_t
+send_request (mf_nbd_lane *lane, mf_nbd_slot *slot)
+{
+  const mf_request *request = slot->request;
+  nbd_completion_callback completion = { .callback = on_complete, .user_data = slot };
+  nbd_chunk_callback chunk = { .callback = on_chunk, .user_data = slot };
+
+  switch (request->operation) {
+  case MF_REQUEST_WRITE:
+    return nbd_aio_pwrite (lane->nbd, request->buffer, request->length, request->offset, completion, 0);
+  case MF_REQUEST_ZERO:
+    return nbd_aio_zero (lane->nbd, request->length, request->offset, completion, 0);
+  case MF_REQUEST_READ:
+    break;
+  }
+  if (lane->structured)
+    return nbd_aio_pread_structured (lane->nbd, request->buffer, request->length, request->offset, chunk, completion,
+                                     0);
+  return nbd_aio_pread (lane->nbd, request->buffer, request->length, request->offset, completion, 0);
 }
 
 static void
@@ -137,25 +171,14 @@ lane_submit (mf_lane *base, mf_request *request)
   mf_nbd_lane *lane = (mf_nbd_lane *) base;
   mf_nbd_slot *slot = slot_new (lane, request);
   int error = check_request (lane, request);
-  int64_t cookie = -1;
 
   request->error = 0;
   request->submitted_usec = g_get_monotonic_time ();
   memset (request->holes, 0, sizeof request->holes);
-  if (error) {
+  if (error != 0)
     slot_finish (slot, error);
-  } else {
-    nbd_completion_callback completion = { .callback = on_complete, .user_data = slot };
-    nbd_chunk_callback chunk = { .callback = on_chunk, .user_data = slot };
-
-    if (lane->structured)
-      cookie =
-          nbd_aio_pread_structured (lane->nbd, request->buffer, request->length, request->offset, chunk, completion, 0);
-    else
-      cookie = nbd_aio_pread (lane->nbd, request->buffer, request->length, request->offset, completion, 0);
-    if (cookie == -1)
-      slot_finish (slot, nbd_get_errno () ? nbd_get_errno () : EIO);
-  }
+  else if (send_request (lane, slot) == -1)
+    slot_finish (slot, nbd_get_errno () ? nbd_get_errno () : EIO);
   deliver (lane);
 }
 

@@ -146,7 +146,7 @@ test_bad_requests (void)
     uint32_t length, page_bytes;
   } cases[] = {
     { 0, 0, PAGE }, { MIB, 1, PAGE },        { MIB - PAGE, PAGE + 1, PAGE }, { UINT64_MAX - 4095, PAGE, PAGE },
-    { 1, 1, PAGE }, { 0, 257 * PAGE, PAGE }, { 0, 64 << 20, 2 << 20 },       { 0, PAGE, 0 },
+    { 1, 1, PAGE }, { 0, 257 * PAGE, PAGE }, { 0, 64 << 20, 2 << 20 },       { MIB, 1, 0 },
   };
   g_autoptr (Fixture) f = fixture_new (MIB, "#", NULL);
   g_autoptr (mf_lane) lane = connect_to (f, &lane_structured);
@@ -168,6 +168,77 @@ test_bad_requests (void)
   mf_lane_submit (lane, good);
   lane_poll_until (lane, &done, 1);
   assert_request (good, f);
+}
+
+static void
+do_one (mf_lane *lane, mf_request_operation operation, uint64_t offset, uint32_t length, void *buffer)
+{
+  guint done = 0;
+  mf_request request = { .operation = operation,
+                         .offset = offset,
+                         .length = length,
+                         .buffer = buffer,
+                         .done = lane_count_done,
+                         .user_data = &done };
+
+  mf_lane_submit (lane, &request);
+  lane_poll_until (lane, &done, 1);
+  g_assert_cmpint (request.error, ==, 0);
+}
+
+/* Writes, zeroes and reads at any offset; holes of a read that is not one of pages are zeroes in its buffer. */
+static void
+test_write (void)
+{
+  g_autoptr (Fixture) f = fixture_new (MIB + 77, "#.", NULL);
+  const mf_nbd_client_options *all[] = { &lane_structured, &lane_simple };
+  g_autofree uint8_t *buffer = g_malloc (f->size);
+
+  for (guint i = 0; i < G_N_ELEMENTS (all); i++) {
+    g_autoptr (mf_lane) lane = connect_to (f, all[i]);
+    uint64_t at = 3 * PAGE + 100 + i;
+    mf_nbd_export_facts facts;
+
+    mf_nbd_client_get_facts (lane, &facts);
+    g_assert_true (facts.can_zero && facts.can_flush && facts.multi_conn && !facts.read_only);
+    g_assert_cmpuint (facts.block_bytes, ==, 1);
+    memset (buffer, 'w' + (int) i, 2 * PAGE);
+    memcpy (f->bytes + at, buffer, 2 * PAGE);
+    do_one (lane, MF_REQUEST_WRITE, at, 2 * PAGE, buffer);
+    memset (f->bytes + 9 * PAGE - 7, 0, PAGE + 13 + i);
+    do_one (lane, MF_REQUEST_ZERO, 9 * PAGE - 7, PAGE + 13 + i, NULL);
+
+    memset (buffer, 0xee, f->size);
+    do_one (lane, MF_REQUEST_READ, 0, (uint32_t) f->size, buffer);
+    g_assert_cmpmem (buffer, f->size, f->bytes, f->size);
+    memset (buffer, 0xee, f->size);
+    do_one (lane, MF_REQUEST_READ, PAGE + 1, 3 * PAGE, buffer);
+    g_assert_cmpmem (buffer, 3 * PAGE, f->bytes + PAGE + 1, 3 * PAGE);
+    g_assert_cmpuint (buffer[3 * PAGE], ==, 0xee);
+  }
+}
+
+/* A server that refuses writes: an error, and the lane lives. */
+static void
+test_write_refused (void)
+{
+  const mf_nbd_export_options read_only = { .read_only = TRUE };
+  g_autoptr (Fixture) f = fixture_new (MIB, "#", &read_only);
+  g_autoptr (mf_lane) lane = connect_to (f, &lane_structured);
+  guint done = 0;
+  g_autoptr (mf_request) request = lane_request_new (0, PAGE, &done);
+  mf_nbd_export_facts facts;
+
+  mf_nbd_client_get_facts (lane, &facts);
+  g_assert_true (facts.read_only);
+  request->operation = MF_REQUEST_WRITE;
+  mf_lane_submit (lane, request);
+  g_assert_cmpuint (done, ==, 1);
+  g_assert_cmpint (request->error, !=, 0);
+  request->operation = MF_REQUEST_READ;
+  mf_lane_submit (lane, request);
+  lane_poll_until (lane, &done, 2);
+  assert_request (request, f);
 }
 
 static gpointer
@@ -379,6 +450,8 @@ main (int argc, char **argv)
   g_test_add_func ("/nbd-client/holes", test_holes);
   g_test_add_func ("/nbd-client/submit-from-done", test_submit_from_done);
   g_test_add_func ("/nbd-client/bad-requests", test_bad_requests);
+  g_test_add_func ("/nbd-client/write", test_write);
+  g_test_add_func ("/nbd-client/write-refused", test_write_refused);
   g_test_add_func ("/nbd-client/poll", test_poll);
   g_test_add_func ("/nbd-client/extents", test_extents);
   g_test_add_func ("/nbd-client/long-extents", test_long_extents);
