@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "cli/mf-quantity.h"
+#include "core/mf-size.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -10,25 +10,14 @@ static const char units[] = "KMGT";
 static gboolean
 parse_bytes (const char *text, const char *after, guint64 *bytes)
 {
-  char *end = NULL;
-  guint64 value;
-  guint shift = 0;
+  const char *rest;
+  uint64_t value;
 
-  if (!g_ascii_isdigit (text[0]))
+  if (!mf_size_parse (text, &value, &rest) || value == 0)
     return FALSE;
-  errno = 0;
-  value = g_ascii_strtoull (text, &end, 10);
-  if (errno != 0 || value == 0)
+  if (*rest != '\0' && !(after != NULL && strcmp (rest, after) == 0))
     return FALSE;
-  if (*end && strchr (units, g_ascii_toupper (*end))) {
-    shift = 10 * (guint) (strchr (units, g_ascii_toupper (*end)) - units + 1);
-    end++;
-  }
-  if (*end && !(after && strcmp (end, after) == 0))
-    return FALSE;
-  if (value > (guint64) G_MAXINT64 >> shift)
-    return FALSE;
-  *bytes = value << shift;
+  *bytes = value;
   return TRUE;
 }
 
