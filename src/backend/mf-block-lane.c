@@ -138,6 +138,8 @@ do_part (BlockLane *lane, const mf_request *request, Piece piece, uint8_t *buffe
   case MF_REQUEST_ZERO:
     memset (touched, 0, piece.to - piece.from);
     break;
+  case MF_REQUEST_FLUSH:
+    return EINVAL;
   }
   return do_one (lane, MF_REQUEST_WRITE, piece.offset, piece.length, lane->block);
 }
@@ -164,6 +166,8 @@ check_request (BlockLane *lane, const mf_request *request)
 {
   const uint64_t size = lane->backend->limits.size_bytes;
 
+  if (request->operation == MF_REQUEST_FLUSH)
+    return request->length != 0 || request->offset != 0 ? EINVAL : 0;
   if (request->length == 0 || request->offset > size || request->length > size - request->offset)
     return EINVAL;
   if (request->operation == MF_REQUEST_READ && request->page_bytes != 0 &&
@@ -192,7 +196,9 @@ run_request (BlockLane *lane, mf_request *request)
   const uint64_t block = lane->backend->limits.block_bytes;
 
   request->error = check_request (lane, request);
-  if (request->error == 0) {
+  if (request->error == 0 && request->operation == MF_REQUEST_FLUSH) {
+    request->error = do_one (lane, MF_REQUEST_FLUSH, 0, 0, NULL);
+  } else if (request->error == 0) {
     const uint64_t end = request->offset + request->length;
     Blocks blocks = { request->offset / block * block, (end + block - 1) / block * block };
 

@@ -23,7 +23,8 @@ typedef struct _mf_request mf_request;
 typedef enum {
   MF_REQUEST_READ,
   MF_REQUEST_WRITE,
-  MF_REQUEST_ZERO, /* what is read there later is zeroes; the backend may make a hole */
+  MF_REQUEST_ZERO,  /* what is read there later is zeroes; the backend may make a hole */
+  MF_REQUEST_FLUSH, /* what completed before this was submitted is safe; it has neither offset nor length */
 } mf_request_operation;
 
 /* A request: by default a read of whole pages (the region's last page may be short). The caller owns it and `buffer`, and leaves both alone
@@ -31,7 +32,7 @@ typedef enum {
 struct _mf_request {
   mf_request_operation operation;
   uint64_t offset; /* bytes, a multiple of page_bytes when that is not 0 */
-  uint32_t length; /* bytes, not 0 */
+  uint32_t length; /* bytes, not 0 (but of a flush) */
   /* Of a read: 0 if it is not one of pages. Then it may begin and end anywhere, and holes come as zeroes. */
   uint32_t page_bytes;
   void *buffer;          /* `length` bytes; not changed by a write, unused by a zero */

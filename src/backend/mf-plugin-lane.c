@@ -113,6 +113,8 @@ check_request (PluginLane *lane, const mf_request *request)
 
   if (g_atomic_int_get (&lane->shut))
     return ENOTCONN;
+  if (request->operation == MF_REQUEST_FLUSH)
+    return request->length != 0 || request->offset != 0 ? EINVAL : 0;
   if (request->length == 0 || request->length > limits->request_bytes || request->offset > limits->size_bytes ||
       request->length > limits->size_bytes - request->offset)
     return EINVAL;
@@ -146,6 +148,9 @@ call (PluginLane *lane, mf_request *request)
     break;
   case MF_REQUEST_ZERO:
     error = write_zeroes (b, request, &reason);
+    break;
+  case MF_REQUEST_FLUSH:
+    error = b->plugin->flush != NULL ? checked (b->plugin->flush (b->context, &reason)) : 0;
     break;
   }
   leave (b);

@@ -135,6 +135,8 @@ check_request (mf_nbd_lane *lane, const mf_request *request)
 {
   if (lane->lost)
     return ENOTCONN;
+  if (request->operation == MF_REQUEST_FLUSH)
+    return request->length != 0 || request->offset != 0 ? EINVAL : 0;
   if (request->length == 0 || request->length > MF_NBD_PAYLOAD_MAX ||
       (request->page_bytes != 0 && !is_in_pages (request)))
     return EINVAL;
@@ -156,6 +158,12 @@ send_request (mf_nbd_lane *lane, mf_nbd_slot *slot)
     return nbd_aio_pwrite (lane->nbd, request->buffer, request->length, request->offset, completion, 0);
   case MF_REQUEST_ZERO:
     return nbd_aio_zero (lane->nbd, request->length, request->offset, completion, 0);
+  case MF_REQUEST_FLUSH:
+    /* A server without it has nothing that a flush could do. */
+    if (nbd_can_flush (lane->nbd) == 1)
+      return nbd_aio_flush (lane->nbd, completion, 0);
+    slot_finish (slot, 0);
+    return 0;
   case MF_REQUEST_READ:
     break;
   }

@@ -18,6 +18,7 @@ mf_region_io_init (MfRegion *region)
 {
   mf_gate_init (&region->fetcher);
   g_mutex_init (&region->wait_lock);
+  region->wait_limit_usec = -1;
   g_cond_init (&region->arrived);
 }
 
@@ -48,6 +49,14 @@ mf_region_set_fetcher (MfRegion *region, mf_region_fetcher fetcher, gpointer use
   region->has_fetcher = fetcher != NULL;
   region->fetcher_changes++;
   g_cond_broadcast (&region->arrived);
+  g_mutex_unlock (&region->wait_lock);
+}
+
+void
+mf_region_set_wait_limit (MfRegion *region, gint64 usec)
+{
+  g_mutex_lock (&region->wait_lock);
+  region->wait_limit_usec = usec;
   g_mutex_unlock (&region->wait_lock);
 }
 
@@ -95,8 +104,9 @@ ask_fetcher (MfRegion *region, mf_run run)
 static gboolean
 wait_present (MfRegion *region, mf_run run, GCancellable *cancellable, GError **error)
 {
-  gboolean present, cancelled = FALSE, has_fetcher = TRUE;
+  gboolean present, cancelled = FALSE, has_fetcher = TRUE, late = FALSE;
   gulong handler = 0;
+  gint64 deadline;
 
   g_atomic_int_inc (&region->waiters);
   if (cancellable != NULL)
@@ -104,10 +114,14 @@ wait_present (MfRegion *region, mf_run run, GCancellable *cancellable, GError **
 
   g_mutex_lock (&region->wait_lock);
   guint asked = region->fetcher_changes - 1;
+  deadline = region->wait_limit_usec < 0 ? -1 : g_get_monotonic_time () + region->wait_limit_usec;
   while (!(present = mf_region_is_present (region, run)) && !(cancelled = g_cancellable_is_cancelled (cancellable)) &&
-         (has_fetcher = region->has_fetcher)) {
+         (has_fetcher = region->has_fetcher) && !late) {
     if (asked == region->fetcher_changes) {
-      g_cond_wait (&region->arrived, &region->wait_lock);
+      if (deadline < 0)
+        g_cond_wait (&region->arrived, &region->wait_lock);
+      else
+        late = !g_cond_wait_until (&region->arrived, &region->wait_lock, deadline);
       continue;
     }
     asked = region->fetcher_changes;
@@ -123,6 +137,9 @@ wait_present (MfRegion *region, mf_run run, GCancellable *cancellable, GError **
     return TRUE;
   if (cancelled)
     g_set_error (error, MF_ERROR, MF_ERROR_CANCELLED, "waiting for pages of region %s was cancelled", region->name);
+  else if (late)
+    g_set_error (error, MF_ERROR, MF_ERROR_TIMED_OUT, "page %" G_GUINT64_FORMAT " of region %s did not come in time",
+                 run.first, region->name);
   else if (!has_fetcher)
     g_set_error (error, MF_ERROR, MF_ERROR_IO,
                  "page %" G_GUINT64_FORMAT " of region %s is not here and nothing brings it", run.first, region->name);
@@ -233,11 +250,13 @@ write_part (MfRegion *region, uint64_t offset, const uint8_t *from, size_t lengt
     }
   }
   were_present = mf_region_is_present (region, run);
+  mf_region_note_writing (region, run);
   ok = mf_store_write (region->store, offset, from, length, error);
   if (ok)
     mf_page_map_apply_run (region->map, run, MF_PAGE_WRITE, NULL);
   else
     mf_region_discard_missing (region, run);
+  mf_region_note_settled (region, run);
   mf_region_stripe_unlock (region, run.first);
 
   /* After the bytes: who clears the bit reads what was written. Also when the write failed: a part of it may be there. */

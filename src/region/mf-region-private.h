@@ -39,7 +39,11 @@ struct _MfRegion {
   gint invalidating;
   gint invalidations;
 
-  mf_gate fetcher; /* data: a FetcherCall */
+  const mf_region_journal_ops *journal; /* NULL: none */
+  gpointer journal_data;
+
+  gint64 wait_limit_usec; /* wait_lock; -1: none */
+  mf_gate fetcher;        /* data: a FetcherCall */
   GMutex wait_lock;
   GCond arrived;
   gint waiters;          /* atomic */
@@ -56,6 +60,9 @@ void mf_region_stripe_unlock (MfRegion *region, uint64_t page);
 gboolean mf_region_is_present (MfRegion *region, mf_run run);
 /* Pages became PRESENT: lets those go on that wait in read or write. With no lock held. */
 void mf_region_wake_waiters (MfRegion *region);
+/* Tell the journal, if there is one. Under the stripe's lock. */
+void mf_region_note_writing (MfRegion *region, mf_run run);
+void mf_region_note_settled (MfRegion *region, mf_run run);
 /* A write has failed half-way: what is not PRESENT has to be a hole again, so that nobody takes it for a page. Under the stripe's lock. */
 void mf_region_discard_missing (MfRegion *region, mf_run run);
 

@@ -169,6 +169,8 @@ keep_part (const Put *put, mf_run part, GError **error)
   else if (put->ops == NULL)
     mf_region_discard_missing (region, part);
   if (put->ops == NULL)
+    mf_region_note_settled (region, part);
+  if (put->ops == NULL)
     mf_region_stripe_unlock (region, part.first);
 
   if (ok)

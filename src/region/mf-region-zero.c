@@ -52,9 +52,11 @@ punch_pages (MfRegion *region, mf_run run, GError **error)
     mf_region_stripe_unlock (region, run.first);
     return TRUE;
   }
+  mf_region_note_writing (region, run);
   ok = mf_store_punch (region->store, offset, length, error);
   if (ok)
     mf_page_map_apply_run (region->map, run, MF_PAGE_WRITE, NULL);
+  mf_region_note_settled (region, run);
   mf_region_stripe_unlock (region, run.first);
 
   mf_dirty_log_note (region->log, run);

@@ -190,6 +190,40 @@ mf_region_stripe_unlock (MfRegion *region, uint64_t page)
   g_mutex_unlock (stripe_of (region, page));
 }
 
+void
+mf_region_set_journal (MfRegion *region, const mf_region_journal_ops *ops, gpointer data)
+{
+  region->journal = ops;
+  region->journal_data = data;
+}
+
+void
+mf_region_note_writing (MfRegion *region, mf_run run)
+{
+  if (region->journal != NULL)
+    region->journal->writing (region->journal_data, run);
+}
+
+void
+mf_region_note_settled (MfRegion *region, mf_run run)
+{
+  if (region->journal != NULL)
+    region->journal->settled (region->journal_data, run);
+}
+
+void
+mf_region_visit_stripes (MfRegion *region, mf_run run, void (*visit) (mf_run part, gpointer data), gpointer data)
+{
+  for (uint64_t page = run.first; page < run.first + run.count;) {
+    mf_run part = mf_region_stripe_part (run, page);
+
+    mf_region_stripe_lock (region, page);
+    visit (part, data);
+    mf_region_stripe_unlock (region, page);
+    page += part.count;
+  }
+}
+
 gboolean
 mf_region_is_present (MfRegion *region, mf_run run)
 {

@@ -88,6 +88,22 @@ gboolean mf_region_write (MfRegion *region, uint64_t offset, const void *buffer,
 gboolean mf_region_zero (MfRegion *region, uint64_t offset, uint64_t length, gboolean punch, GCancellable *cancellable,
                          GError **error);
 
+/* How long a read or a write waits for pages that are not PRESENT, at most: then MF_ERROR_TIMED_OUT. -1 (at first): without end. */
+void mf_region_set_wait_limit (MfRegion *region, gint64 usec);
+
+/* --- For who keeps a record of the pages ---
+ * Both are called under the lock of the pages' stripe: short, and nothing of the region but the page map. Set before anybody uses the region, and kept until its end. Not
+ * of use with an attachment, which puts pages down by itself. */
+typedef struct {
+  /* The bytes of `run` are about to be written through the region. */
+  void (*writing) (gpointer data, mf_run run);
+  /* Pages of `run` have become PRESENT, or were written; the page map says which are. */
+  void (*settled) (gpointer data, mf_run run);
+} mf_region_journal_ops;
+void mf_region_set_journal (MfRegion *region, const mf_region_journal_ops *ops, gpointer data);
+/* Does `visit` for the parts of `run` that lie in one stripe, each under its lock. */
+void mf_region_visit_stripes (MfRegion *region, mf_run run, void (*visit) (mf_run part, gpointer data), gpointer data);
+
 /* --- For who reads the store himself (the NBD server, through the mapping) ---
  * begin(), then the page map and then the bytes of PRESENT pages, then end(). What was read is right if end() says TRUE; otherwise pages were invalidated
  * meanwhile, and what was read may be zeroes in their place. FALSE from begin(): that is being done right now, use mf_region_read(). */

@@ -90,6 +90,8 @@ remote_wait_submitted (Remote *remote, guint n)
 static mf_run
 run_of (const mf_request *request)
 {
+  if (request->page_bytes == 0)
+    return (mf_run){ 0, 0 };
   uint64_t first = request->offset / request->page_bytes;
   uint64_t end = (request->offset + request->length + request->page_bytes - 1) / request->page_bytes;
 
@@ -109,7 +111,7 @@ answer (MemoryLane *m, Pending pending, int error)
   mf_request *request = pending.request;
   mf_run run = run_of (request);
 
-  if (error == 0) {
+  if (error == 0 && request->operation == MF_REQUEST_READ) {
     if (pending.early != NULL)
       memcpy (request->buffer, pending.early, request->length);
     for (uint64_t i = 0; i < run.count; i++) {
@@ -145,7 +147,7 @@ lane_submit (mf_lane *lane, mf_request *request)
   Remote *r = m->remote;
   Pending pending = { request };
 
-  g_assert_cmpuint (request->length, >, 0);
+  g_assert_true (request->length > 0 || request->operation == MF_REQUEST_FLUSH);
   g_assert_cmpuint (request->offset % r->page_bytes, ==, 0);
   g_assert_cmpuint (request->length, <=, r->size - request->offset);
   g_assert_cmpuint (run_of (request).count, <=, MF_REQUEST_MAX_PAGES);
@@ -156,7 +158,7 @@ lane_submit (mf_lane *lane, mf_request *request)
   r->in_flight_bytes += request->length;
   r->most_in_flight_bytes = MAX (r->most_in_flight_bytes, r->in_flight_bytes);
   r->max_length = MAX (r->max_length, request->length);
-  if (r->shuffle && g_rand_int_range (m->dice, 0, 2) == 0) {
+  if (r->shuffle && request->operation == MF_REQUEST_READ && g_rand_int_range (m->dice, 0, 2) == 0) {
     /* The dirty bits go before the bytes are read. */
     if (m->reader != NULL)
       mf_dirty_reader_take (m->reader, run_of (request));
@@ -215,6 +217,33 @@ break_off (MemoryLane *m, int error)
   }
 }
 
+/* With the remote's lock held. Returns an errno value. */
+static int
+carry_out (MemoryLane *m, const mf_request *request)
+{
+  Remote *r = m->remote;
+  const uint64_t fail_at = r->fail_page != UINT64_MAX ? r->fail_page * r->page_bytes : UINT64_MAX;
+
+  if (fail_at >= request->offset && fail_at - request->offset < request->length)
+    return EIO;
+  switch (request->operation) {
+  case MF_REQUEST_WRITE:
+    memcpy (r->bytes + request->offset, request->buffer, request->length);
+    r->written_bytes += request->length;
+    break;
+  case MF_REQUEST_ZERO:
+    memset (r->bytes + request->offset, 0, request->length);
+    r->zeroed_bytes += request->length;
+    break;
+  case MF_REQUEST_FLUSH:
+    r->flushes++;
+    break;
+  case MF_REQUEST_READ:
+    break;
+  }
+  return 0;
+}
+
 static gboolean
 lane_poll (mf_lane *lane, struct pollfd *extra, guint n_extra, gint64 timeout_usec, GError **error)
 {
@@ -237,9 +266,8 @@ lane_poll (mf_lane *lane, struct pollfd *extra, guint n_extra, gint64 timeout_us
   }
   pending = g_array_index (m->pending, Pending, chosen);
   g_array_remove_index (m->pending, (guint) chosen);
-  if (mf_run_intersect (run_of (pending.request), (mf_run){ r->fail_page, r->fail_page != UINT64_MAX }).count > 0)
-    failure = EIO;
-  if (failure == 0 && pending.early == NULL) {
+  failure = carry_out (m, pending.request);
+  if (failure == 0 && pending.early == NULL && pending.request->operation == MF_REQUEST_READ) {
     if (m->reader != NULL)
       mf_dirty_reader_take (m->reader, run_of (pending.request));
     memcpy (pending.request->buffer, r->bytes + pending.request->offset, pending.request->length);

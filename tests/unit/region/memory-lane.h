@@ -19,11 +19,12 @@ typedef struct {
   gboolean hold;           /* answer nothing */
   gboolean hold_flush;     /* nor a flush */
   gboolean shuffle;        /* answer in any order, and now and then a little later; else at once, in order */
-  guint64 fail_page;       /* reads of it fail with EIO; UINT64_MAX: none */
+  guint64 fail_page;       /* reads and writes of it fail with EIO; UINT64_MAX: none */
   mf_dirty_session *dirty; /* what is read is taken from it; may be NULL */
 
   guint submitted; /* requests, ever */
   guint flushes;
+  guint64 written_bytes, zeroed_bytes;
   guint64 in_flight_bytes, most_in_flight_bytes;
   guint max_length; /* of a request */
 } Remote;
