@@ -11,6 +11,7 @@ typedef struct {
 
   /* --- source --- */
   int listen_fd;          /* at state_path; -1 */
+  gboolean is_armed;      /* the guest's memory is left out of what it sends */
   gboolean was_connected; /* libvirt's migration has begun */
   gboolean is_committed;  /* the other side has the guest: here it must not run */
   gboolean was_stopped;   /* by guard */
@@ -33,6 +34,7 @@ mf_libvirt_qemu (mf_program *program)
 
 /* --- mf-libvirt-source.c --- */
 gboolean mf_libvirt_open_sender (mf_program *program, GCancellable *cancellable, GError **error);
+gboolean mf_libvirt_arm (mf_program *program, gboolean on, GCancellable *cancellable, GError **error);
 int mf_libvirt_await_sender (mf_program *program, gint64 deadline_usec, mf_program_info *info,
                              GCancellable *cancellable, GError **error);
 void mf_libvirt_close_sender (mf_libvirt *libvirt);

@@ -84,10 +84,22 @@ mf_libvirt_open_sender (mf_program *program, GCancellable *cancellable, GError *
   state = mf_qemu_run_state (&libvirt->qemu, &libvirt->qemu.was_running, MF_QEMU_COMMAND_USEC, cancellable, error);
   if (state == NULL)
     return FALSE;
-  /* libvirt wants a pause, too; who saves the guest does not, and is caught in it (stop_stranger). */
-  return listen_at (libvirt->qemu.state_path, &libvirt->listen_fd, error) &&
-         mf_qemu_set_capability (&libvirt->qemu, "pause-before-switchover", TRUE, cancellable, error) &&
-         mf_qemu_set_capability (&libvirt->qemu, "x-ignore-shared", TRUE, cancellable, error);
+  return listen_at (libvirt->qemu.state_path, &libvirt->listen_fd, error);
+}
+
+gboolean
+mf_libvirt_arm (mf_program *program, gboolean on, GCancellable *cancellable, GError **error)
+{
+  mf_libvirt *libvirt = mf_libvirt_of (program);
+
+  g_debug ("x-ignore-shared: %s", on ? "on" : "off");
+  /* libvirt wants a pause, too; who saves the guest does not, and is caught in it (stop_stranger), unless he turns it off. */
+  if (on && !mf_qemu_set_capability (&libvirt->qemu, "pause-before-switchover", TRUE, cancellable, error))
+    return FALSE;
+  if (!mf_qemu_set_capability (&libvirt->qemu, "x-ignore-shared", on, cancellable, error))
+    return FALSE;
+  libvirt->is_armed = on;
+  return TRUE;
 }
 
 static gboolean
@@ -149,6 +161,12 @@ check_begun (mf_libvirt *libvirt, mf_program_info *info, GCancellable *cancellab
   mf_qemu *qemu = &libvirt->qemu;
   gboolean ignores = FALSE, pauses = FALSE, acknowledges = FALSE;
 
+  if (!libvirt->is_armed) {
+    g_set_error (error, MF_ERROR, MF_ERROR_PROGRAM,
+                 "the guest was told to migrate, and on the other host no program has been started for it that has "
+                 "mapped its memory");
+    return FALSE;
+  }
   if (!mf_qemu_read_settings (qemu, cancellable, error))
     return FALSE;
   mf_qemu_has_capability (qemu, "x-ignore-shared", &ignores);
@@ -194,7 +212,8 @@ mf_libvirt_await_sender (mf_program *program, gint64 deadline_usec, mf_program_i
       close (fd);
       return -1;
     }
-    if (migrates) {
+    /* Otherwise it takes its memory along, and that is nothing to us. */
+    if (migrates && libvirt->is_armed) {
       stop_stranger (libvirt, error);
       return -1;
     }

@@ -69,6 +69,7 @@ static const mf_program_ops ops = {
   .resume = mf_qemu_resume,
   .stop_and_send = mf_libvirt_stop_and_send,
   .open_sender = mf_libvirt_open_sender,
+  .arm = mf_libvirt_arm,
   .await_sender = mf_libvirt_await_sender,
   .commit = mf_libvirt_commit,
   .guard = mf_libvirt_guard,

@@ -9,8 +9,8 @@
  * libvirt cancels, the guest goes on.
  * Target: libvirt starts a QEMU that listens at PATH; we connect there. It runs when libvirt, having heard from the source that all is well, says `cont`.
  *
- * x-ignore-shared is on from the moment that libvirt may begin until its migration has ended, and off at any other time: while it is on, whoever saves the guest gets an image
- * without memory. So who does that in between is stopped.
+ * x-ignore-shared is on from the moment at which libvirt starts the target's QEMU until its migration has ended, and off at any other time: while it is on, whoever saves the guest
+ * gets an image without memory. libvirt does nothing else with a domain that it migrates; who does it past libvirt is stopped.
  */
 #include "migrate/mf-program.h"
 

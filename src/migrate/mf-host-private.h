@@ -57,4 +57,7 @@ void mf_host_fetch_ended (MfHost *host, mf_fetch *fetch);
 void mf_host_source_ended (MfHost *host, mf_source *source);
 void mf_host_target_ended (MfHost *host, mf_target *target);
 
+/* Soon, once, in the main context. */
+void mf_host_in_main_context (MfHost *host, GSourceFunc func, gpointer data);
+
 G_END_DECLS

@@ -194,3 +194,11 @@ mf_host_forget (MfHost *host, const char *name, GError **error)
   g_mutex_unlock (&host->lock);
   return ok;
 }
+
+const mf_record *
+mf_host_incoming_record (MfHost *host, const char *region)
+{
+  mf_record *record = record_of (host, region);
+
+  return record != NULL && record->phase == MF_PHASE_INCOMING ? record : NULL;
+}

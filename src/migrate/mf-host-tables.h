@@ -29,11 +29,11 @@ struct _MfHost {
 
 /* With the lock held: the record's session is over here, a copy of it stays. */
 void mf_host_keep_copy (MfHost *host, const mf_record *record);
+/* With the lock held: the record of who fills the region; NULL: nobody. */
+const mf_record *mf_host_incoming_record (MfHost *host, const char *region);
 /* Whether it is of a session that its source may still ask about, and that names no region. */
 gboolean mf_host_has_ended (const mf_record *record);
 
-/* Soon, once. */
-void mf_host_in_main_context (MfHost *host, GSourceFunc func, gpointer data);
 /* All of `regions` are here, and there is one. */
 gboolean mf_host_find_all (MfHost *host, const char *const *regions, GError **error);
 /* What the user did not say. */

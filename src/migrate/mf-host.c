@@ -311,6 +311,41 @@ on_stage (mf_peer *peer, const uint8_t session[MF_SESSION_BYTES], const char *st
   g_mutex_unlock (&host->lock);
 }
 
+/* With the lock held: the session that fills the region, before its switchover; NULL: none. */
+static mf_target *
+incoming_of (MfHost *host, const char *region)
+{
+  const mf_record *record = mf_host_incoming_record (host, region);
+
+  return record != NULL ? target_of (host, record->session) : NULL;
+}
+
+void
+mf_host_expect (MfHost *host, const char *region, mf_host_expected told, gpointer user_data)
+{
+  mf_target *target;
+
+  g_mutex_lock (&host->lock);
+  target = incoming_of (host, region);
+  if (target != NULL)
+    mf_target_expect (target, told, user_data);
+  g_mutex_unlock (&host->lock);
+  if (target == NULL)
+    told (NULL, user_data);
+}
+
+void
+mf_host_forgo (MfHost *host, const char *region)
+{
+  mf_target *target;
+
+  g_mutex_lock (&host->lock);
+  target = incoming_of (host, region);
+  if (target != NULL)
+    mf_target_forgo (target);
+  g_mutex_unlock (&host->lock);
+}
+
 static void
 on_dial (mf_peer *peer, const mf_preface *preface, GDBusMethodInvocation *invocation, gpointer user_data)
 {

@@ -65,6 +65,13 @@ gboolean mf_host_recover (MfHost *host, GError **error);
 void mf_host_attached (MfHost *host, MfUserfault *userfault);
 void mf_host_detached (MfHost *host, MfUserfault *userfault);
 
+/* A program is about to be started for a region that a migration to here fills, by whoever drives the source's as well. `told` is called in the main context, once: when the source's is ready for
+ * that (error NULL), also when nothing fills the region; or with the reason why it won't be. */
+typedef void (*mf_host_expected) (const GError *error, gpointer user_data);
+void mf_host_expect (MfHost *host, const char *region, mf_host_expected told, gpointer user_data);
+/* It was not started, or has ended. */
+void mf_host_forgo (MfHost *host, const char *region);
+
 /* Who may run a program on the region. Recorded beside the store; survives the service. */
 typedef enum {
   MF_REGION_HERE,     /* its bytes are right here */

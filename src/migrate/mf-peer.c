@@ -396,6 +396,36 @@ mf_peer_begin_stage (mf_peer *peer, const uint8_t session[MF_SESSION_BYTES], con
                           G_DBUS_CALL_FLAGS_NONE, G_MAXINT, NULL, NULL, NULL);
 }
 
+typedef struct {
+  mf_peer_answered answered;
+  gpointer user_data;
+} question;
+
+static void
+question_answered (GObject *connection, GAsyncResult *result, gpointer user_data)
+{
+  question *asked = user_data;
+  g_autoptr (GError) error = NULL;
+  g_autoptr (GVariant) answer = g_dbus_connection_call_finish (G_DBUS_CONNECTION (connection), result, &error);
+  g_autoptr (GVariant) results = answer ? g_variant_get_child_value (answer, 0) : NULL;
+
+  asked->answered (results, error, asked->user_data);
+  g_free (asked);
+}
+
+void
+mf_peer_ask_stage (mf_peer *peer, const uint8_t session[MF_SESSION_BYTES], const char *stage, GVariant *arguments,
+                   mf_peer_answered answered, gpointer user_data)
+{
+  question *asked = g_new0 (question, 1);
+
+  asked->answered = answered;
+  asked->user_data = user_data;
+  g_dbus_connection_call (peer->connection, NULL, OBJECT_PATH, "org.memferry.Peer1", "Stage",
+                          g_variant_new ("(@ays@a{sv})", session_variant (session), stage, arguments),
+                          G_VARIANT_TYPE ("(a{sv})"), G_DBUS_CALL_FLAGS_NONE, G_MAXINT, NULL, question_answered, asked);
+}
+
 gboolean
 mf_peer_request (mf_peer *peer, const char *domain, GVariant *options, GCancellable *cancellable, GError **error)
 {

@@ -56,6 +56,10 @@ GVariant *mf_peer_stage (mf_peer *peer, const uint8_t session[MF_SESSION_BYTES],
 /* The same without waiting: whatever is asked for afterwards is done after it, and what it came to shows there. */
 void mf_peer_begin_stage (mf_peer *peer, const uint8_t session[MF_SESSION_BYTES], const char *stage,
                           GVariant *arguments);
+/* The same with an answer: `answered` is called in the main context, once. `results` NULL: `error` says why. */
+typedef void (*mf_peer_answered) (GVariant *results, const GError *error, gpointer user_data);
+void mf_peer_ask_stage (mf_peer *peer, const uint8_t session[MF_SESSION_BYTES], const char *stage, GVariant *arguments,
+                        mf_peer_answered answered, gpointer user_data);
 /* Asks for a domain; `options` a{sv}, floating allowed. Waits until all is ready for it to be migrated. */
 gboolean mf_peer_request (mf_peer *peer, const char *domain, GVariant *options, GCancellable *cancellable,
                           GError **error);

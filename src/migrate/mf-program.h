@@ -63,10 +63,13 @@ typedef struct {
   gboolean (*stop_and_send) (mf_program *program, int state_fd, int reader_fd, gint64 *stopped_usec,
                              GCancellable *cancellable, GError **error);
   /* --- source, a program that somebody else drives (all of these or none) --- */
-  /* From here on the program may be told to migrate. */
+  /* From here on the program may come. */
   gboolean (*open_sender) (mf_program *program, GCancellable *cancellable, GError **error);
+  /* `on`: its other end is about to be started, so that it may be told to migrate: its memory is left out of what it sends. Not before, and no more when `on` is FALSE: till then
+   * whoever saves it gets all of it. Before await_sender has returned a socket. */
+  gboolean (*arm) (mf_program *program, gboolean on, GCancellable *cancellable, GError **error);
   /* Waits until it does: the socket to which it writes its device state (the caller's), or -1: MF_ERROR_TIMED_OUT when it has not by `deadline_usec`, and
-   * it may be called again; MF_ERROR_PROGRAM when it is being saved or moved to somewhere else. What `info` says of is_running and switchover_ack is
+   * it may be called again; MF_ERROR_PROGRAM when it is being saved or moved to somewhere else while it is armed, or comes when it is not. What `info` says of is_running and switchover_ack is
    * renewed. stop_and_send is called afterwards, with `state_fd` -1. */
   int (*await_sender) (mf_program *program, gint64 deadline_usec, mf_program_info *info, GCancellable *cancellable,
                        GError **error);

@@ -3,18 +3,108 @@
  * A program whose migration somebody else drives (libvirt), as the source sees it.
  *
  * When pre-copy has done what it can, the job says that it is ready; it goes on carrying what the program writes, until whoever drives the program tells it
- * to migrate. From there on it is he who stops it, and who lets it go on when his own migration fails. That is as it should be before the record says HANDED. After it
+ * to migrate. He starts its other end first, and the target has him wait with that until the program here is armed: so it is neither too late, nor so early that whoever saves
+ * the program meanwhile would get it without its memory. From there on it is he who stops it, and who lets it go on when his own migration fails. That is as it should be before the record says HANDED. After it
  * the program's memory is frozen, the guard sees it run and stops it at once, and the target is asked whose it is: ours again when it did not and will not run there, and
  * otherwise it stands here for good while the target goes on reading its memory.
  */
 #include "migrate/mf-source-private.h"
 
-#define LOOK_USEC         (100 * 1000)
+#define LOOK_USEC         (20 * 1000)
 #define PROGRAM_USEC      (60 * G_USEC_PER_SEC)
 #define DIAL_TIMEOUT_USEC (5 * G_USEC_PER_SEC)
 #define REDIAL_USEC       (500 * 1000)
 #define ATTACH_USEC       (3 * G_USEC_PER_SEC)
 #define ATTACH_LOOK_USEC  (20 * 1000)
+
+/* --- the target's program --- */
+
+enum {
+  NOT_ASKED,
+  ASKED,
+  IS_EXPECTED,
+  IS_NOT_EXPECTED,
+  FAILED
+};
+
+/* The source's thread asks, the main context hears. */
+struct _mf_source_watch {
+  gatomicrefcount refs;
+  gint state;        /* atomic; one of the above */
+  gboolean is_armed; /* only the thread */
+};
+
+static void
+watch_unref (mf_source_watch *watch)
+{
+  if (g_atomic_ref_count_dec (&watch->refs))
+    g_free (watch);
+}
+
+static void
+watch_answered (GVariant *results, const GError *error, gpointer user_data)
+{
+  mf_source_watch *watch = user_data;
+  gboolean is_expected = FALSE;
+
+  if (results != NULL)
+    g_variant_lookup (results, "expected", "b", &is_expected);
+  else
+    g_debug ("the target doesn't tell of its program: %s", error->message);
+  g_atomic_int_set (&watch->state, results == NULL ? FAILED : is_expected ? IS_EXPECTED : IS_NOT_EXPECTED);
+  watch_unref (watch);
+}
+
+static void
+ask_watch (mf_source *source)
+{
+  mf_source_watch *watch = source->watch;
+  GVariantDict dict;
+
+  g_variant_dict_init (&dict, NULL);
+  g_variant_dict_insert (&dict, "armed", "b", watch->is_armed);
+  g_atomic_int_set (&watch->state, ASKED);
+  g_atomic_ref_count_inc (&watch->refs);
+  mf_peer_ask_stage (source->peer, source->record->session, "pre-copy", g_variant_dict_end (&dict), watch_answered,
+                     watch);
+}
+
+/* Does what the target has asked for, if it has, and asks it again. */
+static gboolean
+keep_watch (mf_source *source, GError **error)
+{
+  mf_source_watch *watch = source->watch;
+  gint state = g_atomic_int_get (&watch->state);
+
+  /* The loss of the link is seen elsewhere. */
+  if (state == ASKED || state == FAILED)
+    return TRUE;
+  if (state != NOT_ASKED) {
+    watch->is_armed = state == IS_EXPECTED;
+    if (!source->program->ops->arm (source->program, watch->is_armed, mf_migration_cancellable (source->migration),
+                                    error))
+      return FALSE;
+  }
+  ask_watch (source);
+  return TRUE;
+}
+
+static gboolean
+begin_watch (mf_source *source, GError **error)
+{
+  source->watch = g_new0 (mf_source_watch, 1);
+  g_atomic_ref_count_init (&source->watch->refs);
+  g_atomic_int_set (&source->watch->state, source->is_told ? NOT_ASKED : FAILED);
+  if (source->is_told)
+    return keep_watch (source, error);
+  return source->program->ops->arm (source->program, TRUE, mf_migration_cancellable (source->migration), error);
+}
+
+void
+mf_source_end_watch (mf_source *source)
+{
+  g_clear_pointer (&source->watch, watch_unref);
+}
 
 /* --- before the switchover --- */
 
@@ -35,6 +125,8 @@ wait_for_sender (mf_source *source, GError **error)
       g_propagate_error (error, g_steal_pointer (&local_error));
       return -1;
     }
+    if (!keep_watch (source, error))
+      return -1;
     if (mf_peer_is_lost (source->peer)) {
       g_set_error (error, MF_ERROR, MF_ERROR_CONNECTION,
                    "the link to the peer's service is lost: it has ended, or the program that came there has; the log "
@@ -87,7 +179,8 @@ mf_source_await_sender (mf_source *source, GError **error)
 {
   gboolean streams = source->live_scans && source->options.mode != MF_MODE_POSTCOPY;
 
-  if (!source->program->ops->open_sender (source->program, mf_migration_cancellable (source->migration), error))
+  if (!source->program->ops->open_sender (source->program, mf_migration_cancellable (source->migration), error) ||
+      !begin_watch (source, error))
     return FALSE;
   if (streams)
     mf_source_begin_stream (source, TRUE);

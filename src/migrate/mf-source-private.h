@@ -22,6 +22,8 @@ typedef struct {
   mf_bitmap *settled;        /* what the target has been told is missing there; NULL before */
 } mf_source_region;
 
+typedef struct _mf_source_watch mf_source_watch;
+
 struct _mf_source {
   MfHost *host;
   MfMigration *migration;
@@ -51,9 +53,11 @@ struct _mf_source {
 
   /* A program that somebody else drives (mf-source-guided.c). */
   gboolean is_guided;
-  int sender_fd;        /* the socket to which it writes its state, until the relay has it; -1 */
-  int reader_fd;        /* the same, borrowed from the relay */
-  GCancellable *handed; /* after HANDED, ends waits: the service ends, or the program came back */
+  gboolean is_told;       /* the target says when its program is about to be started */
+  mf_source_watch *watch; /* what it has said; NULL before it is asked */
+  int sender_fd;          /* the socket to which it writes its state, until the relay has it; -1 */
+  int reader_fd;          /* the same, borrowed from the relay */
+  GCancellable *handed;   /* after HANDED, ends waits: the service ends, or the program came back */
   gulong handed_handler;
   GThread *guard;
   GCancellable *guard_stop;
@@ -107,6 +111,7 @@ GVariant *mf_source_pack_sets (mf_source *source, gboolean settle, GError **erro
 /* --- mf-source-guided.c: a program that somebody else drives --- */
 /* Says that all is ready, and waits until the program is told to migrate; the target has its own program ready when this returns. */
 gboolean mf_source_await_sender (mf_source *source, GError **error);
+void mf_source_end_watch (mf_source *source);
 /* What ends a wait after the record says HANDED. */
 GCancellable *mf_source_handed_cancellable (mf_source *source);
 /* From HANDED on: watches that the program does not run here again. */

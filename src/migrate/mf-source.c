@@ -146,6 +146,8 @@ mf_source_connect (mf_source *source, GError **error)
     return FALSE;
   answer = mf_peer_stage (source->peer, source->record->session, "connect", describe (source), STAGE_TIMEOUT_USEC,
                           cancellable, error);
+  if (answer != NULL)
+    g_variant_lookup (answer, "tells", "b", &source->is_told);
   return answer != NULL;
 }
 
@@ -316,6 +318,7 @@ clean_up (mf_source *source)
   g_clear_pointer (&source->server, mf_nbd_server_free);
   g_clear_pointer (&source->relay, mf_state_relay_free);
   mf_source_stop_guard (source);
+  mf_source_end_watch (source);
   mf_migration_set_ready (source->migration, FALSE);
   /* Nobody reads it any more. */
   if (source->is_guided && source->record->phase != MF_PHASE_HANDED)

@@ -231,8 +231,10 @@ mf_target_connect (mf_target *target, GVariant *arguments, GVariantDict *results
       return FALSE;
     }
   }
-  if (target->is_late)
+  if (target->is_late) {
     mf_target_accept_late (target);
+    g_variant_dict_insert (results, "tells", "b", TRUE);
+  }
   return TRUE;
 }
 

@@ -6,6 +6,9 @@
  * zeroes there (invariant 1): that is done in the main context, at once. From then on a page goes down through the attachment where the store has a hole, and is written over where
  * it has none; it is one page cache, so what was pulled before is right in the mapping, and what is invalidated afterwards is a hole in it again and faults.
  *
+ * Before that, whoever starts it waits until the source's program is armed, which must not be for long (mf-source-guided.c): the source's question whether it should be is kept, and
+ * answered when that changes. All of it happens in the main context.
+ *
  * The rest is the session's thread's: it gives the attachment the lane for faults that has been waiting for it, and has the program checked and prepared by a
  * small thread, because a program that is just starting takes its time, and rounds go on meanwhile.
  */
@@ -32,6 +35,98 @@ region_of (mf_target *target, MfUserfault *userfault)
   return NULL;
 }
 
+/* --- arming the source's --- */
+
+static gboolean
+tell (gpointer user_data)
+{
+  mf_target_expectant *expectant = user_data;
+
+  expectant->told (expectant->error, expectant->user_data);
+  g_clear_error (&expectant->error);
+  g_free (expectant);
+  return G_SOURCE_REMOVE;
+}
+
+/* With the lock held. `why` NULL: it is armed. */
+static void
+tell_expectants (mf_target *target, const GError *why)
+{
+  for (GSList *l = target->expectants; l != NULL; l = l->next) {
+    mf_target_expectant *expectant = l->data;
+
+    expectant->error = why ? g_error_copy (why) : NULL;
+    mf_host_in_main_context (target->host, tell, expectant);
+  }
+  g_clear_pointer (&target->expectants, g_slist_free);
+}
+
+/* With the lock held. */
+static void
+answer_watch (mf_target *target)
+{
+  GVariantDict results;
+
+  if (target->watch == NULL || target->is_expected == target->is_armed)
+    return;
+  g_variant_dict_init (&results, NULL);
+  g_variant_dict_insert (&results, "expected", "b", target->is_expected);
+  mf_peer_answer_stage (g_steal_pointer (&target->watch), g_variant_dict_end (&results));
+}
+
+/* With the lock held. */
+static void
+drop_watch (mf_target *target)
+{
+  if (target->watch != NULL)
+    g_dbus_method_invocation_return_error (g_steal_pointer (&target->watch), MF_ERROR, MF_ERROR_NOT_FOUND,
+                                           "nobody tells any more whether a program comes");
+}
+
+void
+mf_target_hear_watch (mf_target *target, gboolean is_armed, GDBusMethodInvocation *invocation)
+{
+  drop_watch (target);
+  target->watch = invocation;
+  target->is_armed = is_armed;
+  if (!target->accepting)
+    drop_watch (target);
+  else if (is_armed)
+    tell_expectants (target, NULL);
+  answer_watch (target);
+}
+
+void
+mf_target_expect (mf_target *target, mf_host_expected told, gpointer user_data)
+{
+  mf_target_expectant *expectant = g_new0 (mf_target_expectant, 1);
+  g_autoptr (GError) ended = NULL;
+
+  expectant->told = told;
+  expectant->user_data = user_data;
+  g_mutex_lock (&target->lock);
+  target->expectants = g_slist_prepend (target->expectants, expectant);
+  target->is_expected = TRUE;
+  if (!target->accepting)
+    ended = g_error_new (MF_ERROR, MF_ERROR_NOT_FOUND, "region %s: the migration to here has ended",
+                         target->record->regions[0]);
+  if (ended != NULL || target->is_armed)
+    tell_expectants (target, ended);
+  answer_watch (target);
+  g_mutex_unlock (&target->lock);
+}
+
+void
+mf_target_forgo (mf_target *target)
+{
+  g_mutex_lock (&target->lock);
+  target->is_expected = FALSE;
+  answer_watch (target);
+  g_mutex_unlock (&target->lock);
+}
+
+/* --- its memory --- */
+
 void
 mf_target_serve_late (mf_target *target, MfUserfault *userfault)
 {
@@ -47,6 +142,9 @@ mf_target_serve_late (mf_target *target, MfUserfault *userfault)
   }
   g_ptr_array_add (target->attachments, mf_userfault_ref (userfault));
   g_ptr_array_add (target->watched, mf_userfault_ref (userfault));
+  /* Who started it may not have said so. */
+  target->is_expected = TRUE;
+  answer_watch (target);
   g_cond_broadcast (&target->cond);
 }
 
@@ -230,11 +328,17 @@ mf_target_await_late (mf_target *target, GVariant *arguments, GError **error)
 void
 mf_target_end_late (mf_target *target)
 {
+  g_autoptr (GError) ended = NULL;
+
   if (!target->is_late)
     return;
+  ended = g_error_new (MF_ERROR, MF_ERROR_NOT_FOUND, "region %s: the migration to here has ended",
+                       target->record->regions[0]);
   /* No program is served by this session any more. */
   g_mutex_lock (&target->lock);
   target->accepting = FALSE;
+  tell_expectants (target, ended);
+  drop_watch (target);
   g_mutex_unlock (&target->lock);
   join_arrival (target);
   if (target->taken)

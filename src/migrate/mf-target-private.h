@@ -27,6 +27,13 @@ typedef struct {
   mf_preface preface;
 } mf_stream_in;
 
+/* Who is to be told, in the main context, when the source's program is armed, or won't be. */
+typedef struct {
+  mf_host_expected told;
+  gpointer user_data;
+  GError *error;
+} mf_target_expectant;
+
 /* What the peer asked for: a stage, or (stage NULL) to abort. */
 typedef struct {
   char *stage;
@@ -56,6 +63,10 @@ struct _mf_target {
   gboolean stopping;
   gboolean accepting;      /* late: the regions are made and empty, and programs that map them are served at once */
   GError *arrival_failure; /* late: one could not be */
+  gboolean is_expected;    /* late: a program is about to be started, so that the source's has to be armed */
+  gboolean is_armed;       /* ... and the source says that it is */
+  GDBusMethodInvocation *watch; /* the source's question; it is answered as soon as the two above differ */
+  GSList *expectants;           /* mf_target_expectant: who waits for it */
   gboolean lane_lost;
   gboolean taken;        /* the record says so; written by the thread */
   gboolean news_running; /* from await_thread: the program runs */
@@ -126,6 +137,8 @@ gboolean mf_target_compare_signatures (const char *theirs, const char *ours, GEr
 /* --- mf-target-late.c --- */
 /* From the main context, with the lock held: a program has mapped one of the regions and stands until this returns. */
 void mf_target_serve_late (mf_target *target, MfUserfault *userfault);
+/* From the main context, with the lock held: the source has armed its program, or not, and waits for that to be wrong. Takes `invocation` over. */
+void mf_target_hear_watch (mf_target *target, gboolean is_armed, GDBusMethodInvocation *invocation);
 /* From here on programs that come are served. */
 void mf_target_accept_late (mf_target *target);
 /* Takes in those that came. */

@@ -75,8 +75,17 @@ void
 mf_target_ask (mf_target *target, mf_peer *peer, const char *stage, GVariant *arguments,
                GDBusMethodInvocation *invocation)
 {
-  mf_target_request *request = g_new0 (mf_target_request, 1);
+  mf_target_request *request;
+  gboolean is_armed;
 
+  /* Beside the session's order: it waits, and what is asked for after it does not wait for it. */
+  if (g_str_equal (stage, "pre-copy") && g_variant_lookup (arguments, "armed", "b", &is_armed)) {
+    g_mutex_lock (&target->lock);
+    mf_target_hear_watch (target, is_armed, invocation);
+    g_mutex_unlock (&target->lock);
+    return;
+  }
+  request = g_new0 (mf_target_request, 1);
   request->stage = g_strdup (stage);
   request->arguments = g_variant_ref (arguments);
   request->invocation = invocation;

@@ -33,6 +33,9 @@ gboolean mf_target_stream (mf_target *target, int fd, const mf_preface *preface)
 void mf_target_attached (mf_target *target, MfUserfault *userfault);
 /* The program of an attachment has ended, or let the region go. */
 void mf_target_detached (mf_target *target, MfUserfault *userfault);
+/* From the main context: a program for it is about to be started (mf_host_expect()); or it won't be, or has ended. */
+void mf_target_expect (mf_target *target, mf_host_expected told, gpointer user_data);
+void mf_target_forgo (mf_target *target);
 /* The service goes down. */
 void mf_target_stop (mf_target *target);
 

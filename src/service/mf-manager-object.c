@@ -4,6 +4,7 @@
 #include "mf-config.h"
 #include "service/mf-region-object.h"
 #include "service/mf-service-admit.h"
+#include "service/mf-service-private.h"
 #include <string.h>
 #include <unistd.h>
 
@@ -170,18 +171,58 @@ prepare_domain (MfService *service, const char *name, GVariant *regions, GVarian
   return mf_service_prepare_domain (service, &wish, &files, error) ? files : NULL;
 }
 
+/* A call that waits for a migration's source. */
+typedef struct {
+  MfDbusManager1 *interface;
+  GDBusMethodInvocation *invocation;
+  char **files;
+} preparation;
+
+static void
+answer_preparation (const GError *error, gpointer user_data)
+{
+  preparation *self = user_data;
+
+  if (error)
+    g_dbus_method_invocation_return_gerror (self->invocation, error);
+  else
+    mf_dbus_manager1_complete_prepare_domain (self->interface, self->invocation, (const char *const *) self->files);
+  g_object_unref (self->interface);
+  g_strfreev (self->files);
+  g_free (self);
+}
+
+/* With files, and so with a region. */
+static void
+answer_when_expected (MfManagerObject *manager, GDBusMethodInvocation *invocation, GVariant *regions, char **files)
+{
+  preparation *self = g_new0 (preparation, 1);
+  MfHost *host = mf_service_host (manager->service);
+  const char *first;
+
+  self->interface = g_object_ref (manager->interface);
+  self->invocation = invocation;
+  self->files = files;
+  if (!host || g_variant_n_children (regions) == 0) {
+    answer_preparation (NULL, self);
+    return;
+  }
+  g_variant_get_child (regions, 0, "(&st)", &first, NULL);
+  mf_host_expect (host, first, answer_preparation, self);
+}
+
 static gboolean
 handle_prepare_domain (MfDbusManager1 *interface, GDBusMethodInvocation *invocation, const char *name,
                        GVariant *regions, GVariant *options, gpointer user_data)
 {
   MfManagerObject *manager = user_data;
-  g_auto (GStrv) files = NULL;
   g_autoptr (GError) error = NULL;
+  char **files = NULL;
 
   if (check_is_root (invocation, &error))
     files = prepare_domain (manager->service, name, regions, options, &error);
   if (files)
-    mf_dbus_manager1_complete_prepare_domain (interface, invocation, (const char *const *) files);
+    answer_when_expected (manager, invocation, regions, files);
   else
     g_dbus_method_invocation_return_gerror (invocation, error);
   return G_DBUS_METHOD_INVOCATION_HANDLED;

@@ -99,8 +99,11 @@ mf_service_release_domain (MfService *service, const char *name)
     gboolean released = FALSE;
     g_autofree char *domain = mf_region_set_dup_domain (set, *region, &released);
 
-    if (g_strcmp0 (domain, name) == 0)
-      release_region (service, domain, *region);
+    if (g_strcmp0 (domain, name) != 0)
+      continue;
+    if (mf_service_host (service))
+      mf_host_forgo (mf_service_host (service), *region);
+    release_region (service, domain, *region);
   }
 }
 

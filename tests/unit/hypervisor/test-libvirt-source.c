@@ -44,7 +44,7 @@ typedef struct {
 } Ready;
 
 static Ready *
-ready_new (const MonitorStep *script)
+ready_new_with (const MonitorStep *script, gboolean is_armed)
 {
   Ready *ready = g_new0 (Ready, 1);
   g_autofree char *folder = NULL;
@@ -58,7 +58,17 @@ ready_new (const MonitorStep *script)
   g_assert_no_error (error);
   ready->program->ops->open_sender (ready->program, NULL, &error);
   g_assert_no_error (error);
+  if (is_armed)
+    ready->program->ops->arm (ready->program, TRUE, NULL, &error);
+  g_assert_no_error (error);
   return ready;
+}
+
+/* The target's QEMU has been started. */
+static Ready *
+ready_new (const MonitorStep *script)
+{
+  return ready_new_with (script, TRUE);
 }
 
 static void
@@ -181,6 +191,42 @@ test_goes_elsewhere (void)
   monitor_await_script (ready->monitor);
 }
 
+/* Nobody waits for it on the target yet: what moves takes its memory along. It is let go, and the migration stays ready. */
+static void
+test_saved_when_ready (void)
+{
+  static const MonitorStep script[] = {
+    HELLO,
+    { "query-status", "{\"return\": {\"status\": \"running\", \"running\": true}, \"id\": @}\r\n" MIGRATION ("setup")
+                          MIGRATION ("active") MIGRATION ("completed") },
+    END
+  };
+  g_autoptr (Ready) ready = ready_new_with (script, FALSE);
+
+  assert_waits (ready);
+  monitor_await_script (ready->monitor);
+}
+
+/* Told to migrate although nobody waits for it: it is not taken in, for all of its memory would come. */
+static void
+test_comes_too_early (void)
+{
+  static const MonitorStep script[] = {
+    HELLO, { "query-status", "{\"return\": {\"status\": \"running\", \"running\": true}, \"id\": @}\r\n" }, END
+  };
+  g_autoptr (Ready) ready = ready_new_with (script, FALSE);
+  g_autoptr (GError) error = NULL;
+  int theirs = come (ready);
+  char byte;
+
+  g_assert_cmpint (await (ready, PATIENCE_USEC, &error), ==, -1);
+  g_assert_error (error, MF_ERROR, MF_ERROR_PROGRAM);
+  g_assert_nonnull (strstr (error->message, "mapped"));
+  g_assert_cmpint (read (theirs, &byte, 1), ==, 0);
+  close (theirs);
+  monitor_await_script (ready->monitor);
+}
+
 int
 main (int argc, char **argv)
 {
@@ -190,5 +236,7 @@ main (int argc, char **argv)
   g_test_add_func ("/libvirt-source/paused-when-ready", test_paused_when_ready);
   g_test_add_func ("/libvirt-source/goes-nowhere", test_goes_nowhere);
   g_test_add_func ("/libvirt-source/goes-elsewhere", test_goes_elsewhere);
+  g_test_add_func ("/libvirt-source/saved-when-ready", test_saved_when_ready);
+  g_test_add_func ("/libvirt-source/comes-too-early", test_comes_too_early);
   return g_test_run ();
 }

@@ -3,8 +3,8 @@
 UNIX socket and the source connect to one, answers pre-switchover at once, and lets the guest run on the target when both have ended.
 """
 
-from . import qemu
-from .deadline import Deadline
+from . import pair, qemu
+from .deadline import Deadline, wait_until
 
 ENDED = ("completed", "failed", "cancelled")
 
@@ -30,6 +30,11 @@ class Guided:
         target = self._guests.target.qmp
         qemu.set_capabilities(target, events=True, return_path=True)
         target.execute("migrate-incoming", {"uri": f"unix:{self.there}"})
+        self.wait_armed()
+
+    def wait_armed(self):
+        """The source leaves the guest's memory out of what it sends, for the target's QEMU has mapped its own."""
+        wait_until(lambda: "x-ignore-shared" in pair.capabilities(self._guests.source), 60, "source with x-ignore-shared")
 
     def begin(self):
         """The source's QEMU is told to migrate."""
