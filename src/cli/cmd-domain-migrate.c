@@ -239,32 +239,71 @@ too_late (gpointer user_data)
   return G_SOURCE_REMOVE;
 }
 
-/* TRUE: the domain runs there. */
-static gboolean
-see_through (move *self, const migrate_words *words, GError **error)
+/* To what went wrong: where the guest is after it. */
+static void
+say_where (move *self, const char *name, const char *destination, GError **error)
 {
-  guint timer = words->timeout > 0 ? g_timeout_add_seconds ((guint) words->timeout, too_late, self) : 0;
-  g_autoptr (GError) job_error = NULL;
-  gboolean ok = mf_cli_follow_with (self->job, words->as_json, job_changed, self, &job_error);
+  g_autofree char *end = NULL;
 
-  if (timer && !self->timed_out)
-    g_source_remove (timer);
-  /* Its source is undone, so there is nothing that it could wait for but its own time limits. */
-  if (!ok && self->has_begun && !self->has_ended)
+  switch (mf_domain_migration_find (self->libvirt)) {
+  case MF_DOMAIN_HERE:
+    end = g_strdup_printf ("%s goes on here", name);
+    break;
+  case MF_DOMAIN_THERE:
+    end = g_strdup_printf ("%s runs at %s", name, destination);
+    break;
+  case MF_DOMAIN_SOMEWHERE:
+  default:
+    end = g_strdup_printf ("virsh domstate %s, on both hosts, tells where it is", name);
+  }
+  g_prefix_error (error, "%s: ", end);
+}
+
+/* Why the job is not done; NULL: it is. When it has ended so has libvirt, or it has not begun. */
+static GError *
+follow (move *self, gboolean as_json)
+{
+  GError *error = NULL;
+
+  mf_cli_follow_with (self->job, as_json, job_changed, self, &error);
+  /* Its source is undone, so there is nothing that it could wait for but its own time limits. But a service that is gone may have handed the guest over before, and the next
+   * one goes on with the memory; if it has not, libvirt's stream is broken. */
+  if (error && self->has_begun && !self->has_ended && mf_cli_job_has_ended (self->job))
     g_cancellable_cancel (self->cancellable);
   while (self->has_begun && !self->has_ended)
     g_main_context_iteration (NULL, TRUE);
+  return error;
+}
 
-  if (!ok && self->timed_out)
-    g_set_error (error, MF_ERROR, MF_ERROR_TIMED_OUT, "cancelled: it had not moved after %d s, and goes on here",
-                 words->timeout);
-  else if (!ok && self->failed_first)
-    g_propagate_error (error, g_steal_pointer (&self->error));
-  else if (!ok)
-    g_propagate_error (error, g_steal_pointer (&job_error));
-  else if (self->error)
+/* TRUE: the domain runs there. */
+static gboolean
+see_through (move *self, const migrate_words *words, const char *name, const char *destination, GError **error)
+{
+  guint timer = words->timeout > 0 ? g_timeout_add_seconds ((guint) words->timeout, too_late, self) : 0;
+  g_autoptr (GError) job_error = follow (self, words->as_json);
+
+  if (timer && !self->timed_out)
+    g_source_remove (timer);
+  if (!job_error && !self->error)
+    return TRUE;
+  if (self->has_begun && !self->error) {
+    g_propagate_prefixed_error (error, g_steal_pointer (&job_error), "%s has moved, and runs at %s, and yet: ", name,
+                                destination);
+  } else if (!job_error) {
     g_propagate_prefixed_error (error, g_steal_pointer (&self->error), "the guest has moved, and yet: ");
-  return ok && (error == NULL || *error == NULL);
+  } else {
+    if (self->timed_out)
+      g_set_error (error, MF_ERROR, MF_ERROR_TIMED_OUT, "cancelled, for it had not moved after %d s", words->timeout);
+    else if (self->failed_first)
+      g_propagate_error (error, g_steal_pointer (&self->error));
+    else
+      g_propagate_error (error, g_steal_pointer (&job_error));
+    if (self->has_begun)
+      say_where (self, name, destination, error);
+    else
+      g_prefix_error (error, "%s goes on here: ", name);
+  }
+  return FALSE;
 }
 
 static gboolean
@@ -296,7 +335,7 @@ migrate (const migrate_words *words, const char *name, const char *destination, 
   self.state_path = mf_domain_dup_state_path (domain);
   self.cancellable = g_cancellable_new ();
   self.job = begin (connection, (const char *const *) regions, peer, g_variant_ref_sink (options), error);
-  if (!self.job || !see_through (&self, words, error))
+  if (!self.job || !see_through (&self, words, mf_domain_get_name (domain), destination, error))
     return FALSE;
   if (!words->as_json) {
     g_autofree char *summary = mf_cli_summary_line (self.job);

@@ -8,11 +8,17 @@
 #define KEEPALIVE_SEC    5
 #define KEEPALIVE_MISSED 5
 
+/* How long a guest may be on its way back, and for how long it has to run to be back: libvirt may let it run where it is stopped at once. */
+#define SETTLE_USEC (10 * G_USEC_PER_SEC)
+#define LOOK_USEC   (250 * 1000)
+#define SURE_LOOKS  3
+
 struct _mf_domain_migration {
   mf_domain_migration_options options;
   char *destination;
   virConnectPtr here, there; /* `there` NULL: peer to peer */
   virDomainPtr domain;
+  char uuid[VIR_UUID_STRING_BUFLEN];
 };
 
 static virConnectPtr
@@ -49,6 +55,7 @@ mf_domain_migration_new (const char *domain, const mf_domain_migration_options *
     g_set_error (error, MF_ERROR, MF_ERROR_NOT_FOUND, "there is no domain %s", domain);
     return NULL;
   }
+  virDomainGetUUIDString (migration->domain, migration->uuid);
   if (virDomainIsActive (migration->domain) != 1) {
     g_set_error (error, MF_ERROR, MF_ERROR_INVALID, "%s does not run", domain);
     return NULL;
@@ -190,4 +197,56 @@ gboolean
 mf_domain_migration_run_finish (GAsyncResult *result, GError **error)
 {
   return g_task_propagate_boolean (G_TASK (result), error);
+}
+
+/* --- what became of it --- */
+
+/* `connection` is made when it is needed, and anew where it has broken. Nobody is asked for a password. */
+static gboolean
+runs_at (virConnectPtr *connection, const char *uri, const char *uuid)
+{
+  virDomainPtr domain = NULL;
+  int state = VIR_DOMAIN_NOSTATE;
+
+  if (*connection && virConnectIsAlive (*connection) != 1) {
+    virConnectClose (*connection);
+    *connection = NULL;
+  }
+  if (!*connection)
+    *connection = virConnectOpen (uri);
+  if (*connection)
+    domain = virDomainLookupByUUIDString (*connection, uuid);
+  if (!domain)
+    return FALSE;
+  if (virDomainGetState (domain, &state, NULL, 0) < 0)
+    state = VIR_DOMAIN_NOSTATE;
+  virDomainFree (domain);
+  return state == VIR_DOMAIN_RUNNING;
+}
+
+mf_domain_whereabouts
+mf_domain_migration_find (mf_domain_migration *migration)
+{
+  const char *uri = migration->options.uri ? migration->options.uri : DEFAULT_URI;
+  gint64 deadline_usec = g_get_monotonic_time () + SETTLE_USEC;
+  virConnectPtr here = NULL, there = NULL;
+  mf_domain_whereabouts found = MF_DOMAIN_SOMEWHERE;
+
+  for (guint looks = 0; looks < SURE_LOOKS && g_get_monotonic_time () < deadline_usec;) {
+    const gboolean is_here = runs_at (&here, uri, migration->uuid);
+    const gboolean is_there = runs_at (&there, migration->destination, migration->uuid);
+    const mf_domain_whereabouts now = is_here == is_there ? MF_DOMAIN_SOMEWHERE
+                                      : is_here           ? MF_DOMAIN_HERE
+                                                          : MF_DOMAIN_THERE;
+
+    looks = now != MF_DOMAIN_SOMEWHERE && now == found ? looks + 1 : 0;
+    found = now;
+    if (looks < SURE_LOOKS)
+      g_usleep (LOOK_USEC);
+  }
+  if (here)
+    virConnectClose (here);
+  if (there)
+    virConnectClose (there);
+  return found;
 }

@@ -35,4 +35,13 @@ void mf_domain_migration_run (mf_domain_migration *migration, const char *state_
                               GAsyncReadyCallback callback, gpointer user_data);
 gboolean mf_domain_migration_run_finish (GAsyncResult *result, GError **error);
 
+typedef enum {
+  MF_DOMAIN_SOMEWHERE, /* no daemon says that it runs, or both do, or one can't be asked */
+  MF_DOMAIN_HERE,
+  MF_DOMAIN_THERE,
+} mf_domain_whereabouts;
+
+/* Where it runs after that, whatever it came to, by new connections. Blocks, some seconds where that is in flux or a daemon doesn't answer. */
+mf_domain_whereabouts mf_domain_migration_find (mf_domain_migration *migration);
+
 G_END_DECLS
