@@ -39,7 +39,7 @@ typedef enum {
 typedef struct {
   const char *from, *to;
   uint64_t size_bytes;
-  bench_link_kind link;
+  const char *link; /* as bench_link_pair() takes it */
   bench_sender sender;
   bench_receiver receiver;
   unsigned connections;

@@ -202,9 +202,13 @@ static void
 stream (const exchange_plan *plan, const relay_address *to)
 {
   uint64_t begin = bench_now_nsec ();
+  pid_t clients[CONNECTIONS_MAX];
 
   for (unsigned i = 1; i < plan->connections; i++) {
-    if (fork () > 0)
+    clients[i] = fork ();
+    if (clients[i] < 0)
+      err (1, "fork");
+    if (clients[i] > 0)
       continue;
     prctl (PR_SET_PDEATHSIG, SIGKILL);
     stream_one (plan, to, (uint64_t) i << 40);
@@ -213,7 +217,7 @@ stream (const exchange_plan *plan, const relay_address *to)
   stream_one (plan, to, 0);
   for (unsigned i = 1; i < plan->connections; i++) {
     int status;
-    if (wait (&status) < 0 || status != 0)
+    if (waitpid (clients[i], &status, 0) < 0 || status != 0)
       errx (1, "a stream failed");
   }
   printf ("{\"seconds\": %.6f}\n", (double) (bench_now_nsec () - begin) / 1e9);

@@ -17,7 +17,7 @@
 #include <unistd.h>
 
 static const char usage[] =
-    "usage: bench-fault [--exchange unix|tcp [--only]] [--poll USEC [--yield]] [--place free|near|apart] [--bulk]\n"
+    "usage: bench-fault [--exchange LINK [--only]] [--poll USEC [--yield]] [--place free|near|apart] [--bulk]\n"
     "         [--touches N] [--pages N] [--pause USEC]\n"
     "Times first touches of random pages of a mapping that a userfaultfd handler in another process serves, or, with\n"
     "--only, the exchange alone. Prints one JSON object, times in microseconds.\n";
@@ -40,7 +40,7 @@ parse_option (bench_fault_plan *plan, bool *only, int option)
   switch (option) {
   case 'x':
     plan->exchange = true;
-    plan->link = bench_link_kind_parse (optarg);
+    plan->link = optarg;
     break;
   case 'o':
     *only = true;
@@ -137,8 +137,9 @@ set_up (const bench_fault_plan *plan)
   stage.userfault = bench_userfault_open (0, plan->wait.poll_nsec > 0);
   bench_userfault_register (stage.userfault, stage.touched, size_bytes, UFFDIO_REGISTER_MODE_MISSING);
   bench_userfault_register (stage.userfault, stage.bulk, size_bytes, UFFDIO_REGISTER_MODE_MISSING);
-  bench_link_pair (plan->link, 0, stage.fault_link);
-  bench_link_pair (plan->link, 0, stage.bulk_link);
+  const char *link = plan->link != NULL ? plan->link : "unix";
+  bench_link_pair (link, 0, stage.fault_link);
+  bench_link_pair (link, 0, stage.bulk_link);
   return stage;
 }
 

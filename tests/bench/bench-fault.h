@@ -30,8 +30,8 @@ typedef struct {
   bench_wait wait;     /* how long handler and server poll before they sleep */
   unsigned pause_usec; /* between two touches */
   bench_fault_place place;
-  bench_link_kind link;
-  bool exchange; /* false: the handler has the bytes */
+  const char *link; /* as bench_link_pair() takes it */
+  bool exchange;    /* false: the handler has the bytes */
   bool bulk;
 } bench_fault_plan;
 

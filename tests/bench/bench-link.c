@@ -1,25 +1,19 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "bench-link.h"
 #include "bench-samples.h"
+#include "relay/relay-address.h"
 
 #include <err.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <sched.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
-
-bench_link_kind
-bench_link_kind_parse (const char *name)
-{
-  if (strcmp (name, "unix") == 0)
-    return BENCH_LINK_UNIX;
-  if (strcmp (name, "tcp") == 0)
-    return BENCH_LINK_TCP;
-  errx (2, "%s: a link is unix or tcp", name);
-}
 
 static void
 set_buffers (int fd, int buffer_bytes)
@@ -61,17 +55,50 @@ tcp_pair (int buffer_bytes, int fds[2])
       err (1, "TCP_NODELAY");
 }
 
-void
-bench_link_pair (bench_link_kind kind, int buffer_bytes, int fds[2])
+static void
+unix_pair (int buffer_bytes, int fds[2])
 {
-  if (kind == BENCH_LINK_TCP) {
-    tcp_pair (buffer_bytes, fds);
-    return;
-  }
   if (socketpair (AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) < 0)
     err (1, "socketpair");
   set_buffers (fds[0], buffer_bytes);
   set_buffers (fds[1], buffer_bytes);
+}
+
+/* [0] connects, [1] is accepted. */
+static void
+pair_through (const char *link, int buffer_bytes, int fds[2])
+{
+  char *here = strdup (link), *comma = here ? strchr (here, ',') : NULL;
+
+  if (comma == NULL)
+    errx (2, "%s: a link is unix, tcp or LISTEN,CONNECT", link);
+  *comma = '\0';
+  relay_address listen_at = relay_address_parse (here), connect_to = relay_address_parse (comma + 1);
+  int listener = relay_address_listen (&listen_at, buffer_bytes);
+  struct pollfd wait = { .fd = listener, .events = POLLIN };
+  fds[0] = relay_address_connect (&connect_to, buffer_bytes);
+  if (fds[0] < 0)
+    err (1, "connecting to %s", connect_to.text);
+  poll (&wait, 1, -1);
+  fds[1] = accept4 (listener, NULL, NULL, SOCK_CLOEXEC);
+  if (fds[1] < 0)
+    err (1, "accept");
+  close (listener);
+  relay_address_prepare (fds[1]);
+  for (int i = 0; i < 2; i++)
+    fcntl (fds[i], F_SETFL, 0);
+  free (here);
+}
+
+void
+bench_link_pair (const char *link, int buffer_bytes, int fds[2])
+{
+  if (strcmp (link, "unix") == 0)
+    unix_pair (buffer_bytes, fds);
+  else if (strcmp (link, "tcp") == 0)
+    tcp_pair (buffer_bytes, fds);
+  else
+    pair_through (link, buffer_bytes, fds);
 }
 
 void

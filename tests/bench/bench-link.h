@@ -9,16 +9,10 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
-typedef enum {
-  BENCH_LINK_UNIX,
-  BENCH_LINK_TCP, /* 127.0.0.1, no delay */
-} bench_link_kind;
-
-/* "unix" or "tcp"; ends the program otherwise. */
-bench_link_kind bench_link_kind_parse (const char *name);
-
-/* Makes a connected pair; `buffer_bytes` sets both sockets' send and receive buffers, 0 leaves them as the system has them. */
-void bench_link_pair (bench_link_kind kind, int buffer_bytes, int fds[2]);
+/* Makes a connected pair. `link` is "unix", "tcp" (127.0.0.1, no delay), or "LISTEN,CONNECT" for a pair through somebody who listens at CONNECT and
+ * leads to LISTEN, as bench-relay does, both as relay-address.h has it. `buffer_bytes` sets both sockets' send and receive buffers, 0 leaves
+ * them as the system has them. */
+void bench_link_pair (const char *link, int buffer_bytes, int fds[2]);
 
 /* All bytes or none: ends the program on an error or, when reading, at an early end. */
 void bench_link_write (int fd, const void *bytes, size_t length_bytes);

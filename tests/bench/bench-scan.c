@@ -26,6 +26,16 @@ typedef struct {
   bench_scan_target target;
 } scan_bench;
 
+/* Of each `step` pages the first `run`. */
+typedef struct {
+  const char *name;
+  uint64_t run, step;
+} scan_pattern;
+
+static const scan_pattern patterns[] = {
+  { "clean", 0, 1 }, { "sparse", 1, 100 }, { "runs", 64, 128 }, { "alternate", 1, 2 }, { "all", 1, 1 },
+};
+
 /* One whole scan. Returns its nanoseconds and how many pages it reported. */
 static uint64_t
 scan (const scan_bench *bench, uint64_t *written)
@@ -39,17 +49,26 @@ scan (const scan_bench *bench, uint64_t *written)
   return taken;
 }
 
-/* Writes to every `step`th page; nanoseconds. */
+/* Writes to the pages of the pattern; nanoseconds. */
 static uint64_t
-write_pages (const scan_bench *bench, uint64_t step)
+write_pages (const scan_bench *bench, const scan_pattern *pattern)
 {
   static uint8_t value;
   uint64_t begin = bench_now_nsec ();
 
   value++;
-  for (uint64_t page = 0; page < bench->target.pages; page += step)
-    *(volatile uint8_t *) (bench->target.mapping + page * PAGE_BYTES) = value;
+  for (uint64_t first = 0; pattern->run > 0 && first < bench->target.pages; first += pattern->step)
+    for (uint64_t page = first; page < first + pattern->run && page < bench->target.pages; page++)
+      *(volatile uint8_t *) (bench->target.mapping + page * PAGE_BYTES) = value;
   return bench_now_nsec () - begin;
+}
+
+static uint64_t
+pages_of (const scan_bench *bench, const scan_pattern *pattern)
+{
+  uint64_t whole = bench->target.pages / pattern->step, rest = bench->target.pages % pattern->step;
+
+  return whole * pattern->run + (rest < pattern->run ? rest : pattern->run);
 }
 
 static scan_bench
@@ -83,54 +102,64 @@ median (uint64_t values[REPEATS])
   return values[REPEATS / 2];
 }
 
-/* Median scan time in ms per GiB after every `step`th page was written, none with 0. */
+/* Median scan time in ns after the pages of the pattern were written. */
 static double
-scan_after (const scan_bench *bench, uint64_t step)
+scan_after (const scan_bench *bench, const scan_pattern *pattern)
 {
-  uint64_t times[REPEATS], written, wanted = step == 0 ? 0 : (bench->target.pages + step - 1) / step;
+  uint64_t times[REPEATS], written, wanted = pages_of (bench, pattern);
 
   for (int i = 0; i < REPEATS; i++) {
-    if (step > 0)
-      write_pages (bench, step);
+    write_pages (bench, pattern);
     times[i] = scan (bench, &written);
     if (written != wanted)
       errx (1, "a scan reported %ju pages after %ju were written", (uintmax_t) written, (uintmax_t) wanted);
   }
-  return (double) median (times) * MSEC_PER_NSEC * (double) (1u << 30) / ((double) bench->target.pages * PAGE_BYTES);
+  return (double) median (times);
 }
 
-/* Median time of a write to a page in us; `protect` scans before each pass. */
+/* Median time of a write to a page of the pattern in us; `protect` scans before each pass. */
 static double
-write_time (const scan_bench *bench, bool protect)
+write_time (const scan_bench *bench, const scan_pattern *pattern, bool protect)
 {
-  uint64_t times[REPEATS], written;
+  uint64_t times[REPEATS], written, pages = pages_of (bench, pattern);
 
   for (int i = 0; i < REPEATS; i++) {
     if (protect)
       scan (bench, &written);
-    times[i] = write_pages (bench, 1);
+    times[i] = write_pages (bench, pattern);
   }
-  return (double) median (times) * USEC_PER_NSEC / (double) bench->target.pages;
+  return pages == 0 ? 0 : (double) median (times) * USEC_PER_NSEC / (double) pages;
+}
+
+static const scan_pattern *
+find_pattern (const char *name)
+{
+  for (size_t i = 0; i < sizeof patterns / sizeof *patterns; i++)
+    if (strcmp (name, patterns[i].name) == 0)
+      return &patterns[i];
+  errx (2, "%s: a pattern is clean, sparse, runs, alternate or all", name);
 }
 
 int
 main (int argc, char **argv)
 {
+  static const scan_pattern everything = { "all", 1, 1 };
   uint64_t written;
 
-  if (argc != 3 || (strcmp (argv[1], "bare") != 0 && strcmp (argv[1], "memferry") != 0))
-    errx (2, "usage: bench-scan bare|memferry FILE\n"
-             "Overwrites FILE. Prints one JSON object: scans in ms per GiB, writes in us a page.");
-  scan_bench bench = set_up (*argv[1] == 'b' ? &bench_scanner_bare : &bench_scanner_memferry, argv[2]);
-  write_pages (&bench, 1);
-  double untracked = write_time (&bench, false);
+  if (argc != 4 || (strcmp (argv[1], "bare") != 0 && strcmp (argv[1], "memferry") != 0))
+    errx (2, "usage: bench-scan bare|memferry PATTERN FILE\n"
+             "Overwrites FILE. Prints one JSON object: scans in ms, writes in us a page.");
+  const scan_pattern *pattern = find_pattern (argv[2]);
+  scan_bench bench = set_up (*argv[1] == 'b' ? &bench_scanner_bare : &bench_scanner_memferry, argv[3]);
+  write_pages (&bench, &everything);
+  double untracked = write_time (&bench, pattern, false);
   bench.scanner->start (&bench.target);
   scan (&bench, &written);
-  double clean = scan_after (&bench, 0), sparse = scan_after (&bench, 100), alternate = scan_after (&bench, 2),
-         all = scan_after (&bench, 1), first = write_time (&bench, true), later = write_time (&bench, false);
-  printf ("{\"clean_ms_per_gib\": %.4f, \"sparse_ms_per_gib\": %.4f, \"alternate_ms_per_gib\": %.4f, "
-          "\"all_ms_per_gib\": %.4f, "
-          "\"untracked_write_us\": %.4f, \"first_write_us\": %.4f, \"later_write_us\": %.4f}\n",
-          clean, sparse, alternate, all, untracked, first, later);
+  double taken = scan_after (&bench, pattern) * MSEC_PER_NSEC, first = write_time (&bench, pattern, true),
+         later = write_time (&bench, pattern, false);
+  double gib = (double) bench.target.pages * PAGE_BYTES / (1u << 30);
+  printf ("{\"scan_ms\": %.5f, \"scan_ms_per_gib\": %.4f, \"untracked_us\": %.4f, \"first_us\": %.4f, \"later_us\": "
+          "%.4f}\n",
+          taken, taken / gib, untracked, first, later);
   return 0;
 }

@@ -16,10 +16,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 static const char usage[] =
-    "usage: bench-serve [--precopy] unix|tcp LANES SOURCE REGION SOCKET\n"
+    "usage: bench-serve [--precopy] LINK LANES SOURCE REGION SOCKET\n"
     "Serves the faults of one program that maps REGION, which is made, of SOURCE's size, from SOURCE; with LANES over "
     "0 it brings\n"
     "all the rest meanwhile; with --precopy it brings everything before the program goes on. Programs hand over at "
@@ -176,10 +177,11 @@ main (int argc, char **argv)
     return 2;
   }
   self.n_lanes = (unsigned) MIN (strtoul (argv[2], NULL, 10), LANES_MAX);
-  bench_link_pair (bench_link_kind_parse (argv[1]), 0, self.fault_link);
+  bench_link_pair (argv[1], 0, self.fault_link);
   for (unsigned i = 0; i < self.n_lanes; i++)
-    bench_link_pair (bench_link_kind_parse (argv[1]), 0, self.bulk_links[i]);
-  if (fork () == 0) {
+    bench_link_pair (argv[1], 0, self.bulk_links[i]);
+  pid_t source = fork ();
+  if (source == 0) {
     prctl (PR_SET_PDEATHSIG, SIGKILL);
     export(&self, argv[3]);
   }
@@ -190,5 +192,9 @@ main (int argc, char **argv)
   puts ("ready");
   fflush (stdout);
   g_main_loop_run (self.loop);
+  fflush (stdout);
+  /* Waited for, it counts in what this program is said to have used. */
+  kill (source, SIGKILL);
+  waitpid (source, NULL, 0);
   return 0;
 }

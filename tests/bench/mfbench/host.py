@@ -2,6 +2,7 @@
 """The machine that is measured on: programs, scratch folders, processes that must not outlive the run."""
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,8 @@ class Host:
         self.quick = quick
         self.build = os.path.abspath(build or os.path.join(TREE, "build"))
         self.processes = []
+        # What the processes of the way that is being measured have used: name to [processor seconds, peak bytes].
+        self.used = {}
         self.scratch = self.store = None
 
     def __enter__(self):
@@ -36,9 +39,14 @@ class Host:
         shutil.rmtree(self.scratch, ignore_errors=True)
         shutil.rmtree(self.store, ignore_errors=True)
 
+    def clear(self):
+        """Removes what a case left on tmpfs."""
+        for name in os.listdir(self.store):
+            os.unlink(os.path.join(self.store, name))
+
     def describe(self):
         load = " ".join(f"{value:.1f}" for value in os.getloadavg())
-        return f"# Linux {os.uname().release}, {os.cpu_count()} processors, load {load}, {time.strftime('%F %T')}"
+        return f"Linux {os.uname().release}, {processor()}, {os.cpu_count()} processors, {memory_gib():.0f} GiB, load {load}"
 
     def program(self, name):
         """A measuring program of this folder."""
@@ -51,14 +59,18 @@ class Host:
 
     def output(self, *command, timeout=120, environment=None):
         """Runs a program to its end and returns what it printed; a failure is an error."""
-        try:
-            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=timeout,
-                                  env=environment)
-        except subprocess.TimeoutExpired:
-            raise BenchError(f"{os.path.basename(command[0])}: not done after {timeout} s") from None
-        if done.returncode != 0:
-            raise BenchError(f"{' '.join(command)}: exit {done.returncode}: {done.stderr.strip()}")
-        return done.stdout
+        name = os.path.basename(command[0])
+        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
+            process = subprocess.Popen(command, stdout=out, stderr=errors, env=environment)
+            if not self.reap(process, name, timeout):
+                process.kill()
+                process.wait()
+                raise BenchError(f"{name}: not done after {timeout} s")
+            out.seek(0)
+            errors.seek(0)
+            if process.returncode != 0:
+                raise BenchError(f"{' '.join(command)}: exit {process.returncode}: {errors.read().strip()}")
+            return out.read()
 
     def measure(self, name, *arguments, timeout=120):
         """Runs one of our measuring programs, which print one JSON object."""
@@ -71,15 +83,42 @@ class Host:
         return process
 
     def stop(self, process):
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
+        if process.returncode is None:
+            # Not send_signal(), which would take away from reap() what has ended just now.
+            os.kill(process.pid, signal.SIGTERM)
+            if not self.reap(process, os.path.basename(process.args[0]), 10):
                 process.kill()
                 process.wait()
         if process in self.processes:
             self.processes.remove(process)
+
+    # What processes use.
+
+    def reap(self, process, name, seconds):
+        """Waits for a process to end and takes down what it, and those that it waited for, have used. False: it did not end."""
+        pidfd = os.pidfd_open(process.pid)
+        ended = select.select([pidfd], [], [], seconds)[0]
+        os.close(pidfd)
+        if not ended:
+            return False
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        self.note_use(name, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+        return True
+
+    def note_use(self, name, seconds, peak_bytes):
+        """Several of a name count as one: their time together, the peak of the largest."""
+        used = self.used.setdefault(name, [0, 0])
+        used[0] += seconds
+        used[1] = max(used[1], peak_bytes)
+
+    def usage(self):
+        """As values of a way; what primes memory is no part of it."""
+        found = {}
+        for name, (seconds, peak_bytes) in self.used.items():
+            if name not in ("bench-prime", "cmp", "nbdinfo", "heartbeat"):
+                found.update({f"cpu_s {name}": seconds, f"peak_mb {name}": peak_bytes / 1e6})
+        return found
 
     def prime(self, length_bytes):
         """Makes the next `length_bytes` of memory cheap to get; see bench-prime.c for why."""
@@ -103,3 +142,25 @@ class Host:
     def same(self, one, other):
         """Compares every byte of two files."""
         self.output("cmp", one, other)
+
+
+def processor():
+    with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
+        return next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), os.uname().machine)
+
+
+def memory_gib():
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / (1 << 30)
+
+
+def processor_seconds(pid):
+    """Of a process that runs."""
+    with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as stat:
+        fields = stat.read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def peak_bytes(pid):
+    """Of a process that runs, files that it maps included."""
+    with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as status:
+        return next((int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:")), 0)

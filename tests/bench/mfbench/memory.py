@@ -8,14 +8,18 @@ from mfvm import ramfile
 from mfvm.qemu import build_images
 
 from . import report
+from .case import Case, Plot, way
 from .guest import REGION, Stage
 from .host import BenchError
 
 MIB = 1 << 20
-# Size of the region, of the zeroes written into it before the guest starts, from where on, and the guest's workload.
-GUESTS = {False: (1024, 256, 640, ("mf.fill=400M", "mf.dirty=96M", "mf.rate=82000000", "mf.heartbeat=20")),
-          True: (256, 64, 160, ("mf.fill=64M", "mf.dirty=16M", "mf.rate=16000000", "mf.heartbeat=20"))}
-WAYS = {"auto, 1 Gbit/s": ("auto", "1gbit"), "postcopy, 1 Gbit/s": ("postcopy", "1gbit"), "auto, unlimited": ("auto", None)}
+# Of the region: what the guest fills and how it goes on, where zeroes are written before it starts, and how many.
+FILL = {False: ("mf.fill=400M", "mf.dirty=96M", "mf.rate=82000000", "mf.heartbeat=20"),
+        True: ("mf.fill=64M", "mf.dirty=16M", "mf.rate=16000000", "mf.heartbeat=20")}
+ZEROES_MIB = {False: (256, 640), True: (64, 160)}
+USUAL_MIB = {False: 1024, True: 256}
+SIZES_MIB = {False: (4096, 16384), True: ()}
+UNLIMITED = "unlimited"
 PERIOD_SECONDS = 0.02
 SIDES = ("source", "target")
 WHATS = {"peak_mb": "peak", "anonymous_mb": "of it anonymous", "tables_mb": "page tables", "after_mb": "after"}
@@ -108,17 +112,19 @@ def start_guest(stage, here, zeroes_mib, at_mib):
     stage.wait_busy()
 
 
-def measure(host, mode, rate):
-    size_mib, zeroes_mib, at_mib, workload = GUESTS[host.quick]
-    with Stage(host, rate, (f"{size_mib}M", workload)) as stage:
+def measure(host, mode, rate, size_mib):
+    zeroes_mib, at_mib = ZEROES_MIB[host.quick]
+    with Stage(host, f"{rate}mbit" if rate != UNLIMITED else None, (f"{size_mib}M", FILL[host.quick])) as stage:
         here, there = stage.start_service("a"), stage.start_service("b")
         start_guest(stage, here, zeroes_mib, at_mib)
         stage.start_managed("destination", there, incoming=True).qmp.execute("query-status")
         sent = stage.sent_bytes()
+        stage.begin()
         start = time.monotonic()
         with Use(here.process.pid) as source, Use(there.process.pid) as target:
             here.migrate(REGION, "--to", stage.peer("b"), "--mode", mode)
         end = time.monotonic()
+        stage.end()
         measured = {"sent_mb": (stage.sent_bytes() - sent) / 1e6,
                     "allocated_mb": ramfile.allocated_bytes(there.region_path(REGION)) / 1e6}
         for what, found in zip(("content_mb", "zero_mb", "hole_mb"), content_bytes(here.region_path(REGION))):
@@ -129,33 +135,45 @@ def measure(host, mode, rate):
         return measured
 
 
-def goals(recorder, limit_mb):
+def ways(host):
+    build_images()
+    usual = USUAL_MIB[host.quick]
+    points = [("auto", UNLIMITED, usual)] + [("auto", UNLIMITED, size) for size in SIZES_MIB[host.quick]]
+    if not host.quick:
+        points += [("auto", "1000", usual), ("postcopy", "1000", usual)]
+    for mode, rate, size in points:
+        yield (way(f"memferry {mode}", rate_mbit=rate, size_mib=size),
+               lambda mode=mode, rate=rate, size=size: measure(host, mode, rate, size))
+
+
+def goals(results):
     rows = []
-    for way in recorder.ways:
-        content = recorder.median(way, "content_mb")
-        rows += [(f"{way}: {side}'s own MB, {what}", "<=", limit_mb, recorder.median(way, f"{side}_{key}"))
+    for which in results.ways:
+        size_mib = int(which.at("size_mib"))
+        limit_mb = round(0.002 * size_mib * MIB / 1e6 + 20, 1)
+        where = f"{which.peer}, {which.at('rate_mbit')} Mbit/s, {size_mib} MiB"
+        content = results.median(which, "content_mb")
+        rows += [(f"{where}: {side}'s own MB, {what}", "<=", limit_mb, results.median(which, f"{side}_{key}"))
                  for side in SIDES for key, what in (("peak_mb", "peak"), ("after_mb", "after"))]
-        rows.append((f"{way}: allocated there / pages with content", "<=", 1.01,
-                     report.ratio(recorder.median(way, "allocated_mb"), content)))
-        if way.startswith("postcopy"):
+        rows.append((f"{where}: allocated there / pages with content", "<=", 1.01,
+                     report.ratio(results.median(which, "allocated_mb"), content)))
+        if "postcopy" in which.peer:
             # The other modes send again what is written meanwhile.
-            rows.append((f"{way}: sent / pages with content", "<=", 1.05,
-                         report.ratio(recorder.median(way, "sent_mb"), content)))
+            rows.append((f"{where}: sent / pages with content", "<=", 1.05, report.ratio(results.median(which, "sent_mb"), content)))
     return rows
 
 
-def run(host, recorder, runs):
-    host.need("qemu-system-x86_64", "ip", "tc", "nsenter")
-    build_images()
-    size_mib = GUESTS[host.quick][0]
-    report.title(f"memory: a guest of {size_mib} MiB moves; what the services use beside it, MB")
-    ways = {way: lambda mode=mode, rate=rate: measure(host, mode, rate) for way, (mode, rate) in WAYS.items()}
-    recorder.alternate(dict(list(ways.items())[-1:]) if host.quick else ways, runs)
-
-    report.table(["services"] + [f"{side}: {label}" for side in SIDES for label in WHATS.values()],
-                 [[way] + [report.spread(recorder.all(way, f"{side}_{what}"), 1) for side in SIDES for what in WHATS]
-                  for way in recorder.ways])
-    print()
-    report.table(["pages, MB"] + list(PAGES.values()),
-                 [[way] + [report.spread(recorder.all(way, what), 0) for what in PAGES] for way in recorder.ways])
-    report.goals(goals(recorder, round(0.002 * size_mib * MIB / 1e6 + 20, 1)))
+CASE = Case(
+    name="memory",
+    title=lambda host: "a guest moves; what the services use beside it, MB, and what became of its pages",
+    axes=("rate_mbit", "size_mib"),
+    measures={**{f"{side}_{what}": (f"{side}: {label}", 1) for side in SIDES for what, label in WHATS.items()},
+              **{what: (label, 0) for what, label in PAGES.items()}},
+    ways=ways,
+    goals=goals,
+    plots=(Plot("source", "What the source's service uses for itself at most, by size of the region", "source_peak_mb", "size_mib", "MiB", "MB",
+                ("rate_mbit=unlimited",), log_x=True),
+           Plot("target", "What the target's service uses for itself at most, by size of the region", "target_peak_mb", "size_mib", "MiB", "MB",
+                ("rate_mbit=unlimited",), log_x=True)),
+    needs=("qemu-system-x86_64", "ip", "tc", "nsenter"),
+)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Tables, CSV files, goals."""
-import csv
-import os
+"""Tables and goals: printed, and kept for the page that a case becomes."""
 import statistics
+
+# Lines of Markdown since the last take().
+_page = []
 
 
 def spread(values, digits=2):
@@ -15,8 +16,14 @@ def spread(values, digits=2):
     return f"{median} ({min(values):.{digits}f}-{max(values):.{digits}f})"
 
 
+def _keep(headings, rows):
+    _page.extend(["", "| " + " | ".join(map(str, headings)) + " |", "|---" * len(headings) + "|"])
+    _page.extend("| " + " | ".join(str(cell) for cell in row) + " |" for row in rows)
+
+
 def table(headings, rows):
     """Prints rows of strings in columns, the first to the left."""
+    _keep(headings, rows)
     widths = [max(len(str(row[i])) for row in [headings] + rows) for i in range(len(headings))]
     for row in [headings] + rows:
         cells = [str(cell).rjust(width) for cell, width in zip(row, widths)]
@@ -24,49 +31,15 @@ def table(headings, rows):
         print("  ".join(cells).rstrip())
 
 
-class Recorder:
-    """Collects what the runs of one case measured and writes each value as a CSV line: case,way,run,what,value."""
-
-    def __init__(self, case, path):
-        self.case = case
-        self.path = path
-        self.values = {}
-        self.ways = []
-
-    def __enter__(self):
-        self.file = open(self.path, "w", newline="", encoding="ascii")
-        self.writer = csv.writer(self.file)
-        self.writer.writerow(["case", "way", "run", "what", "value"])
-        return self
-
-    def __exit__(self, *_):
-        self.file.close()
-
-    def add(self, way, run, measured):
-        if way not in self.ways:
-            self.ways.append(way)
-        for what, value in measured.items():
-            self.values.setdefault((way, what), []).append(value)
-            self.writer.writerow([self.case, way, run, what, value])
-        self.file.flush()
-
-    def alternate(self, ways, runs):
-        """Runs each of `ways` (name to function) once, then each again, so that what changes meanwhile hits all."""
-        for run in range(runs):
-            for way, function in ways.items():
-                load = os.getloadavg()[0]
-                self.add(way, run, {**function(), "load": load})
-
-    def all(self, way, what):
-        return self.values.get((way, what), [])
-
-    def median(self, way, what):
-        """None when it was not measured."""
-        values = self.all(way, what)
-        return statistics.median(values) if values else None
+def detail(name, headings, rows):
+    """A table for the page only."""
+    _page.extend(["", f"<details><summary>{name}</summary>"])
+    _keep(headings, rows)
+    _page.extend(["", "</details>"])
 
 
 def title(text):
+    _page.extend([f"# {text}"])
     print(f"\n== {text}")
 
 
@@ -86,3 +59,10 @@ def goals(rows):
 def ratio(above, below):
     """None when one of them was not measured."""
     return above / below if above is not None and below else None
+
+
+def take():
+    """The page so far, which begins anew."""
+    lines = list(_page)
+    _page.clear()
+    return lines

@@ -3,41 +3,56 @@
 import os
 
 from . import report
+from .case import Case, Plot, way
 
-GIB = 1 << 30
-WHATS = {
-    "clean_ms_per_gib": "scan, clean, ms/GiB",
-    "sparse_ms_per_gib": "scan, every 100th page dirty, ms/GiB",
-    "alternate_ms_per_gib": "scan, every 2nd page dirty, ms/GiB",
-    "all_ms_per_gib": "scan, all dirty, ms/GiB",
-    "untracked_write_us": "write to a page, not tracked, us",
-    "first_write_us": "first write after a scan, us",
-    "later_write_us": "later writes, us",
-}
-BARE = "bare PAGEMAP_SCAN"
-OURS = "memferry"
+MIB = 1 << 20
+SIZES_MIB = {False: (256, 1024, 4096), True: (128,)}
+PATTERNS = ("clean", "sparse", "runs", "alternate", "all")
+PEERS = {"bare PAGEMAP_SCAN": "bare", "memferry": "memferry"}
 
 
-def scan(host, who, size):
+def scan(host, who, pattern, size_mib):
     path = host.fresh("scanned")
-    host.prime(size)
+    host.prime(size_mib * MIB)
     with open(path, "wb") as file:
-        file.truncate(size)
-    measured = host.measure("bench-scan", who, path)
+        file.truncate(size_mib * MIB)
+    measured = host.measure("bench-scan", who, pattern, path)
     os.unlink(path)
+    # A writer that writes now and then, and is scanned each second.
+    if measured["untracked_us"] > 0:
+        measured["slowdown"] = measured["first_us"] / measured["untracked_us"]
     return measured
 
 
-def run(host, recorder, runs):
-    size = GIB // 8 if host.quick else GIB
-    report.title(f"scan: dirty pages of a mapped file of {size >> 20} MiB")
-    recorder.alternate({BARE: lambda: scan(host, "bare", size), OURS: lambda: scan(host, "memferry", size)}, runs)
+def ways(host):
+    for size in SIZES_MIB[host.quick]:
+        for pattern in PATTERNS:
+            for peer, who in PEERS.items():
+                yield (way(peer, pattern=pattern, size_mib=size),
+                       lambda who=who, pattern=pattern, size=size: scan(host, who, pattern, size))
 
-    rows = [[label] + [report.spread(recorder.all(way, what), 3) for way in recorder.ways]
-            for what, label in WHATS.items()]
-    report.table([""] + recorder.ways, rows)
-    report.goals([
-        ("clean scan, ms/GiB", "<=", 1, recorder.median(OURS, "clean_ms_per_gib")),
-        ("later writes / untracked writes", "<=", 1.1,
-         report.ratio(recorder.median(OURS, "later_write_us"), recorder.median(OURS, "untracked_write_us"))),
-    ])
+
+def goals(results):
+    rows = []
+    for which in results.ways:
+        where = f"{which.at('pattern')}, {which.at('size_mib')} MiB"
+        if which.peer == "memferry" and which.at("pattern") == "clean":
+            rows.append((f"{where}: scan, ms/GiB", "<=", 1, results.median(which, "scan_ms_per_gib")))
+        elif which.peer == "memferry":
+            rows.append((f"{where}: later writes / untracked writes", "<=", 1.1,
+                         report.ratio(results.median(which, "later_us"), results.median(which, "untracked_us"))))
+    return rows
+
+
+CASE = Case(
+    name="scan",
+    title=lambda host: "dirty pages of a mapped file: every 100th, in runs of 64 with as many between, every 2nd, all",
+    axes=("pattern", "size_mib"),
+    measures={"scan_ms_per_gib": ("scan ms/GiB", 3), "scan_ms": ("scan ms", 3), "untracked_us": ("write, not tracked, us a page", 3),
+              "first_us": ("first write after a scan", 3), "later_us": ("later writes", 3), "slowdown": ("first / not tracked", 1)},
+    ways=ways,
+    goals=goals,
+    plots=(Plot("size", "A scan of a region, every 2nd page dirty", "scan_ms", "size_mib", "region, MiB", "ms", ("pattern=alternate",),
+                log_x=True, log_y=True),
+           Plot("pattern", "A scan, 1 GiB", "scan_ms_per_gib", "pattern", "pages written", "ms", ("size_mib=1024",))),
+)

@@ -3,7 +3,7 @@
 import itertools
 import os
 
-from . import report
+from .case import Case, way
 from .copy import GIB, plain
 
 SENDERS = ("write", "faulting", "populate", "pread", "sendfile", "splice", "zerocopy")
@@ -33,38 +33,27 @@ def plans():
                 request << 10, "--send", request << 10))
 
 
-def run(host, recorder, runs):
-    size = GIB // 16 if host.quick else GIB
-    report.title(f"ways: {size >> 20} MiB from a file on tmpfs, warm, into a fresh one; s, and s of processor time")
-    source = host.random_file("source", size)
-    ways = {}
-    for group, name, link, connections, options in plans():
-        ways[f"{group}: {name}, {link} x{connections}"] = (
-            lambda link=link, connections=connections, options=options:
-            copy_or_drop(host, source, link, connections, options))
-    recorder.alternate(ways, runs)
-    os.unlink(source)
-
-    printed = None
-    rows = []
-    for group, name, link, connections, _ in list(plans()) + [(None,) * 5]:
-        if group != printed:
-            if rows:
-                print(f"\n{printed}")
-                report.table(["way", "link", "s", "GB/s", "sender cpu", "receiver cpu"], rows)
-            printed, rows = group, []
-        if group is None:
-            break
-        way = f"{group}: {name}, {link} x{connections}"
-        rows.append([name, f"{link} x{connections}", report.spread(recorder.all(way, "seconds"), 3),
-                     f"{size / recorder.median(way, 'seconds') / 1e9:.2f}",
-                     f"{recorder.median(way, 'sender_cpu'):.2f}", f"{recorder.median(way, 'receiver_cpu'):.2f}"])
-
-
 def copy_or_drop(host, source, link, connections, options):
     if "null" not in options:
         return plain(host, source, link, connections, *options)
     target = host.fresh("target")
     measured = host.measure("bench-copy", "--link", link, "--connections", connections, *options, source, target)
     os.unlink(target)
-    return measured
+    return {**measured, "gb_per_s": os.path.getsize(source) / measured["seconds"] / 1e9}
+
+
+def ways(host):
+    source = host.random_file("source", GIB // 16 if host.quick else GIB)
+    for group, name, link, connections, options in plans():
+        yield (way(name, group=group, link=link, connections=connections),
+               lambda link=link, connections=connections, options=options:
+               copy_or_drop(host, source, link, connections, options))
+
+
+CASE = Case(
+    name="ways",
+    title=lambda host: "from a file on tmpfs, warm, into a fresh one; s, and s of processor time",
+    axes=("group", "link", "connections"),
+    measures={"seconds": ("s", 3), "gb_per_s": ("GB/s", 2), "sender_cpu": ("sender cpu", 2), "receiver_cpu": ("receiver cpu", 2)},
+    ways=ways,
+)
