@@ -217,12 +217,15 @@ find_attachment (mf_source *source, mf_source_region *region)
   }
 }
 
-/* The target reads this memory for as long as it misses some of it: it must not change even for the moment in which the program is stopped again. */
+/* The target reads this memory for as long as it misses some of it: it must not change even for the moment in which the program is stopped again. It misses nothing where all was pulled
+ * before it took over; then the page tables of a large guest are not walked while everybody waits for it. */
 static void
 freeze (mf_source *source)
 {
   gint64 began_usec = g_get_monotonic_time ();
 
+  if (!source->resumed && source->decision == MF_DECIDE_GO)
+    return;
   for (guint i = 0; i < source->regions->len; i++) {
     mf_source_region *region = mf_source_region_at (source, i);
     g_autoptr (GError) error = NULL;
