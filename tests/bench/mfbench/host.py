@@ -57,11 +57,13 @@ class Host:
         if missing:
             raise BenchError(f"not installed: {', '.join(missing)}")
 
-    def output(self, *command, timeout=120, environment=None):
-        """Runs a program to its end and returns what it printed; a failure is an error."""
+    def output(self, *command, timeout=120, environment=None, started=None):
+        """Runs a program to its end and returns what it printed; a failure is an error. `started` is called with its pid."""
         name = os.path.basename(command[0])
         with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
             process = subprocess.Popen(command, stdout=out, stderr=errors, env=environment)
+            if started:
+                started(process.pid)
             if not self.reap(process, name, timeout):
                 process.kill()
                 process.wait()

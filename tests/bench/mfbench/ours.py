@@ -8,6 +8,7 @@ from mfvm.deadline import wait_until
 
 from .host import BenchError
 from .nbd import free_port
+from .stages import PROGRAM
 
 
 class Ferry:
@@ -31,12 +32,13 @@ class Ferry:
         self.process.stdout.close()
         self.host.stop(self.process)
 
-    def touch(self, touches, *options):
-        """Runs the program that maps the region, and returns what it measured; None when it was only to map it."""
+    def touch(self, touches, *options, parts=None):
+        """Runs the program that maps the region, and returns what it measured; None when it was only to map it. `parts` gets its pid."""
         environment = {**os.environ, "LD_PRELOAD": os.path.join(self.host.build, "src/preload/libmemferry-preload.so"),
                        "MEMFERRY_HANDOVER": self.socket, "MEMFERRY_REGION_FILE": self.region}
         printed = self.host.output(self.host.program("bench-touch"), "--touches", str(touches), *map(str, options),
-                                   self.region, environment=environment)
+                                   self.region, environment=environment,
+                                   started=(lambda pid: parts.update({pid: PROGRAM})) if parts is not None else None)
         return json.loads(printed) if touches else None
 
     def measured(self):

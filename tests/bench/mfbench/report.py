@@ -43,6 +43,16 @@ def title(text):
     print(f"\n== {text}")
 
 
+def text(line):
+    keep("", line)
+    print(line)
+
+
+def keep(*lines):
+    """For the page only."""
+    _page.extend(lines)
+
+
 def goals(rows):
     """Prints (what, relation "<=" or ">=", goal, measured or None) beside whether each is met."""
     printed = []

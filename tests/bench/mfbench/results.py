@@ -2,8 +2,8 @@
 """All that was measured, in memory and as CSV files that later runs add to.
 
 NAME.csv has a line for each value: peer, the axes of the case, session, run, what, value. A session is one call of the harness; sessions.csv
-says when and where it was, and the command. What a call measures takes the place of what an earlier one did for the same way. Only what is of the
-same session is ever compared: a machine is not the same an hour later.
+says when and where it was, and the command. What a call measures takes the place of what earlier ones did for the same way, or is added
+to it. Only what is of the same session is ever compared: a machine is not the same an hour later.
 """
 import csv
 import os
@@ -34,14 +34,16 @@ def sessions(folder):
 
 
 class Recorder:
-    """The results of one case. `only` chooses what is measured; `axes` belong to the case, which sets them before load()."""
+    """The results of one case. `only` chooses what is measured, `add` keeps what earlier calls did; `axes` belong to the case, which sets them
+    before load()."""
 
-    def __init__(self, case, folder, session, host=None, only=()):
+    def __init__(self, case, folder, session, host=None, only=(), add=False):
         self.case = case
         self.path = os.path.join(folder, case + ".csv")
         self.session = session
         self.host = host
         self.only = only
+        self.adding = add
         self.axes = ()
         self.rows = {}  # way to [(session, run, what, value)]
 
@@ -91,7 +93,7 @@ class Recorder:
                 self.add(which if isinstance(which, Way) else Way(which, ()), run, measured)
 
     def add(self, which, run, measured):
-        kept = [row for row in self.rows.get(which, []) if row[0] == self.session]
+        kept = [row for row in self.rows.get(which, []) if self.adding or row[0] == self.session]
         self.rows[which] = kept + [(self.session, run, what, float(value)) for what, value in measured.items()]
         self.save()
 
@@ -115,9 +117,10 @@ class Recorder:
         return self.rows[which][-1][0] if self.rows.get(which) else None
 
     def ratio(self, above, below, what):
-        """Of the medians; None when one of them was not measured, or not in the same session."""
-        of = {row[0] for row in self.rows.get(above, [])} & {row[0] for row in self.rows.get(below, [])}
-        if not of:
-            return None
-        one, other = self.median(above, what, max(of)), self.median(below, what, max(of))
-        return one / other if one is not None and other else None
+        """Of the medians of a session, and of several sessions the median; None when they never were measured in the same one."""
+        found = []
+        for session in {row[0] for row in self.rows.get(above, [])} & {row[0] for row in self.rows.get(below, [])}:
+            one, other = self.median(above, what, session), self.median(below, what, session)
+            if one is not None and other:
+                found.append(one / other)
+        return statistics.median(found) if found else None
