@@ -59,7 +59,7 @@ class Host:
 
     def output(self, *command, timeout=120, environment=None, started=None):
         """Runs a program to its end and returns what it printed; a failure is an error. `started` is called with its pid."""
-        name = os.path.basename(command[0])
+        name = name_of(command)
         with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
             process = subprocess.Popen(command, stdout=out, stderr=errors, env=environment)
             if started:
@@ -86,9 +86,11 @@ class Host:
 
     def stop(self, process):
         if process.returncode is None:
+            name = name_of(process.args)
+            self.note_use(name, 0, peak_bytes(process.pid))
             # Not send_signal(), which would take away from reap() what has ended just now.
             os.kill(process.pid, signal.SIGTERM)
-            if not self.reap(process, os.path.basename(process.args[0]), 10):
+            if not self.reap(process, name, 10):
                 process.kill()
                 process.wait()
         if process in self.processes:
@@ -105,21 +107,25 @@ class Host:
             return False
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
-        self.note_use(name, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+        # Where a process was less than this one, from which it was forked, the kernel tells of this one.
+        peak = usage.ru_maxrss * 1024
+        self.note_use(name, usage.ru_utime + usage.ru_stime, peak if peak > peak_bytes(os.getpid()) else 0)
         return True
 
-    def note_use(self, name, seconds, peak_bytes):
-        """Several of a name count as one: their time together, the peak of the largest."""
+    def note_use(self, name, seconds, peak):
+        """Several of a name count as one: their time together, the peak of the largest, in bytes; 0: not known."""
         used = self.used.setdefault(name, [0, 0])
         used[0] += seconds
-        used[1] = max(used[1], peak_bytes)
+        used[1] = max(used[1], peak)
 
     def usage(self):
         """As values of a way; what primes memory is no part of it."""
         found = {}
-        for name, (seconds, peak_bytes) in self.used.items():
+        for name, (seconds, peak) in self.used.items():
             if name not in ("bench-prime", "cmp", "nbdinfo", "heartbeat"):
-                found.update({f"cpu_s {name}": seconds, f"peak_mb {name}": peak_bytes / 1e6})
+                found[f"cpu_s {name}"] = seconds
+                if peak > 0:
+                    found[f"peak_mb {name}"] = peak / 1e6
         return found
 
     def prime(self, length_bytes):
@@ -146,6 +152,11 @@ class Host:
         self.output("cmp", one, other)
 
 
+def name_of(command):
+    """The program of a command, without what chooses its host."""
+    return os.path.basename(next(word for word in command if word != "nsenter" and not word.startswith("--net")))
+
+
 def processor():
     with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
         return next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), os.uname().machine)
@@ -163,6 +174,6 @@ def processor_seconds(pid):
 
 
 def peak_bytes(pid):
-    """Of a process that runs, files that it maps included."""
+    """Of a process, files that it maps included; 0 when it has ended."""
     with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as status:
         return next((int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:")), 0)

@@ -96,7 +96,9 @@ def frame_of(line):
     if not match:
         return None
     name, place = match[2], match[3] or ""
-    if place == "inlined":
+    if name.startswith(("__libc_", "__GI_")):
+        kind = "library"
+    elif place == "inlined":
         kind = "memferry"
     elif "kernel" in place:
         kind = "kernel"

@@ -54,9 +54,11 @@ PULL = {
     ],
     SOURCE: [
         Stage("sends the bytes: sendmsg", ("mf_nbd_stream_writev",)),
+        Stage("maps the pages that it sends: page faults", ("asm_exc_page_fault", "exc_page_fault")),
+        Stage("looks whether they are there: mincore", ("mincore", "__GI_mincore", "__x64_sys_mincore")),
+        Stage("lets go of them again: madvise", ("forget_mapped",)),
         Stage("finds out whether pages are zeroes", ("is_zero", "reply_add_looking", "mf_bytes_are_zero")),
         Stage("reads its store", ("mf_store_read", "mf_nbd_connection_read", "add_through_buffer")),
-        Stage("maps what it reads", ("asm_exc_page_fault", "exc_page_fault", "populate", "madvise")),
         Stage("page map, holes, chunks", ("handle_request", "mf_nbd_reply_read")),
         Stage("takes the request: recv", ("_copy_to_iter",)),
         Stage("looks for what comes next", _WAITS, True),
