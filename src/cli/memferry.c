@@ -14,6 +14,9 @@ static const mf_command commands[] = {
   { "run", "Start a program whose memory can be moved", mf_cmd_run },
   { "migrate", "Move a program and its regions to another host", mf_cmd_migrate },
   { "serve", "Show a file or memory to NBD clients", mf_cmd_serve },
+#if MF_HAVE_FUSE
+  { "mount", "Show the bytes of a backend as a file", mf_cmd_mount },
+#endif
   { "list", "Show the regions", mf_cmd_list },
   { "show", "Show everything about a region", mf_cmd_show },
   { "create", "Make a region", mf_cmd_create },

@@ -21,6 +21,8 @@ int mf_cmd_jobs (int argc, char **argv);
 int mf_cmd_cancel (int argc, char **argv);
 int mf_cmd_watch (int argc, char **argv);
 int mf_cmd_serve (int argc, char **argv);
+/* Only where libfuse is (MF_HAVE_FUSE). */
+int mf_cmd_mount (int argc, char **argv);
 /* Only where libvirt is (MF_HAVE_LIBVIRT). */
 int mf_cmd_domain (int argc, char **argv);
 int mf_cmd_drain (int argc, char **argv);
