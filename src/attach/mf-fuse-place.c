@@ -44,6 +44,18 @@ is_mounted (const char *path)
   return FALSE;
 }
 
+/* The kernel still knows the attributes of a file that nobody serves any more: only who opens it is told. */
+static gboolean
+is_dead (const char *path)
+{
+  int fd = open (path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+
+  if (fd < 0)
+    return errno == ENOTCONN;
+  close (fd);
+  return FALSE;
+}
+
 /* Whoever served it is gone: nobody can use it, or ever will. */
 static void
 clear_dead (const char *path)
@@ -81,7 +93,7 @@ mf_fuse_place_prepare (const char *path, gboolean *made, GError **error)
   *made = FALSE;
   if (!check_fuse (error))
     return FALSE;
-  if (stat (path, &st) < 0 && errno == ENOTCONN) {
+  if (is_dead (path)) {
     clear_dead (path);
     /* It may have been made for the one that died. */
     *made = stat (path, &st) == 0 && S_ISREG (st.st_mode) && st.st_size == 0;

@@ -19,6 +19,7 @@
 typedef struct {
   gboolean direct, read_only;
   char **pull_first;
+  char *cache;
   double push_interval, timeout; /* seconds */
 } mount_words;
 
@@ -26,6 +27,7 @@ static void
 mount_words_clear (mount_words *words)
 {
   g_strfreev (words->pull_first);
+  g_free (words->cache);
 }
 
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (mount_words, mount_words_clear)
@@ -47,6 +49,8 @@ parse (int *argc, char ***argv, mount_words *words, GError **error)
     { "read-only", 0, 0, G_OPTION_ARG_NONE, &words->read_only, "Refuse writes", NULL },
     { "pull-first", 0, 0, G_OPTION_ARG_STRING_ARRAY, &words->pull_first,
       "What to bring before the rest: OFFSET+LENGTH; may be given several times", "RANGE" },
+    { "cache", 0, 0, G_OPTION_ARG_FILENAME, &words->cache,
+      "Keep the bytes in this file, so that they are here again at the next start", "FILE" },
     { "push-interval", 0, 0, G_OPTION_ARG_DOUBLE, &words->push_interval,
       "How often what was written is sent to the backend (5; 0: only by fsync and at the end)", "SECONDS" },
     { "timeout", 0, 0, G_OPTION_ARG_DOUBLE, &words->timeout,
@@ -65,9 +69,10 @@ parse (int *argc, char ***argv, mount_words *words, GError **error)
       !check_seconds ("--push-interval", words->push_interval, error) ||
       !check_seconds ("--timeout", words->timeout, error))
     return FALSE;
-  if (!words->direct || words->pull_first == NULL)
+  if (!words->direct || (words->pull_first == NULL && words->cache == NULL))
     return TRUE;
-  g_set_error (error, MF_ERROR, MF_ERROR_INVALID, "--pull-first and --direct don't go together: nothing is pulled");
+  g_set_error (error, MF_ERROR, MF_ERROR_INVALID, "%s and --direct don't go together: nothing is kept here",
+               words->cache != NULL ? "--cache" : "--pull-first");
   return FALSE;
 }
 
@@ -276,6 +281,7 @@ mf_cmd_mount (int argc, char **argv)
     .read_only = words.read_only,
     .pull_first = (const mf_byte_range *) (void *) ranges->data,
     .n_pull_first = ranges->len,
+    .cache = words.cache,
     .push_interval_usec = (gint64) (words.push_interval * G_USEC_PER_SEC),
     .limit_usec = words.timeout > 0 ? (gint64) (words.timeout * G_USEC_PER_SEC) : -1,
     .tell = tell,

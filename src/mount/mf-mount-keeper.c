@@ -203,7 +203,7 @@ mf_mount_keeper_stop (mf_mount *mount)
   g_cond_broadcast (&mount->changed);
   g_mutex_unlock (&mount->lock);
   g_cancellable_cancel (mount->waiter_ends);
-  g_thread_join (mount->keeper);
-  g_thread_join (mount->waiter);
+  g_thread_join (g_steal_pointer (&mount->keeper));
+  g_thread_join (g_steal_pointer (&mount->waiter));
   g_clear_object (&mount->waiter_ends);
 }

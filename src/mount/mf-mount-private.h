@@ -10,6 +10,7 @@
  * failed is tried again.
  */
 #include "backend/mf-backend-io.h"
+#include "mf-mount-cache.h"
 #include "mf-mount.h"
 #include "region/mf-puller.h"
 #include "region/mf-pusher.h"
@@ -23,6 +24,7 @@ struct _mf_mount {
   mf_backend_io *io;
 
   /* Managed only. */
+  mf_mount_cache *cache; /* NULL: the store is memory */
   MfRegion *region;
   mf_puller *puller;
   mf_pusher *pusher; /* NULL: read-only */

@@ -207,8 +207,8 @@ mf_mount_zero (mf_mount *mount, uint64_t offset, uint64_t length, gboolean punch
          mf_region_zero (mount->region, offset, length, punch, cancellable, error);
 }
 
-gboolean
-mf_mount_sync (mf_mount *mount, GCancellable *cancellable, GError **error)
+static gboolean
+sync_to_backend (mf_mount *mount, GCancellable *cancellable, GError **error)
 {
   mf_request request = { .operation = MF_REQUEST_FLUSH };
 
@@ -220,21 +220,71 @@ mf_mount_sync (mf_mount *mount, GCancellable *cancellable, GError **error)
                          cancellable, error);
 }
 
+static gboolean
+is_away (mf_mount *mount)
+{
+  gboolean lost;
+
+  g_mutex_lock (&mount->lock);
+  lost = mount->is_lost;
+  g_mutex_unlock (&mount->lock);
+  return lost;
+}
+
+gboolean
+mf_mount_sync (mf_mount *mount, GCancellable *cancellable, GError **error)
+{
+  g_autoptr (GError) why = NULL;
+
+  if (mount->cache == NULL || mount->read_only)
+    return sync_to_backend (mount, cancellable, error);
+  if (!mf_mount_cache_sync (mount->cache, error))
+    return FALSE;
+  /* It is safe here, and known to be dirty. */
+  if (is_away (mount)) {
+    mf_pusher_begin_sync (mount->pusher);
+    return TRUE;
+  }
+  if (sync_to_backend (mount, cancellable, &why) ||
+      (g_error_matches (why, MF_ERROR, MF_ERROR_TIMED_OUT) && is_away (mount)))
+    return TRUE;
+  g_propagate_error (error, g_steal_pointer (&why));
+  return FALSE;
+}
+
+/* Nothing is pulled or pushed any more: what the store has stays as it is. */
+static void
+end_traffic (mf_mount *mount)
+{
+  mf_mount_keeper_stop (mount);
+  if (mount->region != NULL)
+    mf_region_set_fetcher (mount->region, NULL, NULL);
+  g_clear_pointer (&mount->puller, mf_puller_free);
+  g_clear_pointer (&mount->pusher, mf_pusher_free);
+}
+
 gboolean
 mf_mount_close (mf_mount *mount, GCancellable *cancellable, GError **error)
 {
   g_autoptr (GError) why = NULL;
   mf_mount_status status;
 
-  if (mf_mount_sync (mount, cancellable, &why))
-    return TRUE;
+  gboolean ok = sync_to_backend (mount, cancellable, &why);
+
   mf_mount_get_status (mount, &status);
+  end_traffic (mount);
+  if (mount->cache != NULL && !mf_mount_cache_close (mount->cache, ok ? error : NULL) && ok)
+    return FALSE;
+  if (ok)
+    return TRUE;
   if (mount->region == NULL)
     g_set_error (error, why->domain, why->code, "what was written last may not be safe: %s", why->message);
   else
     g_set_error (error, why->domain, why->code,
-                 "%" G_GUINT64_FORMAT " bytes that were changed could not be written to %s: %s", status.dirty_bytes,
-                 mf_backend_name (mount->backend), why->message);
+                 "%" G_GUINT64_FORMAT " bytes that were changed could not be written to %s: %s%s%s", status.dirty_bytes,
+                 mf_backend_name (mount->backend), why->message,
+                 mount->cache != NULL ? "; they are sent at the next start, from " : "",
+                 mount->cache != NULL ? mf_mount_cache_path (mount->cache) : "");
   return FALSE;
 }
 
@@ -270,15 +320,32 @@ pusher_failed (const GError *error, gpointer mount)
   mf_mount_refused (mount, error);
 }
 
-static MfStore *
-make_store (mf_mount *mount, GError **error)
+static void
+pusher_taking (mf_run run, gpointer mount)
 {
-  g_autoptr (MfStore) store = mf_store_memfd ("memferry-mount", mf_mount_size (mount), error);
+  mf_mount_cache_taking (((mf_mount *) mount)->cache, run);
+}
 
+static void
+pusher_sent (mf_run run, gpointer mount)
+{
+  mf_mount_cache_sent (((mf_mount *) mount)->cache, run);
+}
+
+static MfStore *
+make_store (mf_mount *mount, const char *cache, GError **error)
+{
+  g_autoptr (MfStore) store = NULL;
+
+  if (cache != NULL) {
+    mount->cache = mf_mount_cache_open (cache, mf_backend_name (mount->backend), mf_mount_size (mount), error);
+    return mount->cache != NULL ? mf_store_ref (mf_mount_cache_store (mount->cache)) : NULL;
+  }
+  store = mf_store_memfd ("memferry-mount", mf_mount_size (mount), error);
   if (store == NULL)
     return NULL;
   if (!mf_store_reserve (store, error)) {
-    g_prefix_error (error, "%s does not fit into memory (use --direct): ", mf_backend_name (mount->backend));
+    g_prefix_error (error, "%s does not fit into memory (use --cache or --direct): ", mf_backend_name (mount->backend));
     return NULL;
   }
   return g_steal_pointer (&store);
@@ -315,20 +382,32 @@ static gboolean
 manage (mf_mount *mount, const mf_mount_options *options, GError **error)
 {
   const mf_puller_callbacks puller_callbacks = { .failed = puller_failed, .user_data = mount };
-  const mf_pusher_callbacks pusher_callbacks = { .lost = pusher_lost, .failed = pusher_failed, .user_data = mount };
-  g_autoptr (MfStore) store = make_store (mount, error);
+  mf_pusher_callbacks pusher_callbacks = { .lost = pusher_lost, .failed = pusher_failed, .user_data = mount };
+  g_autoptr (MfStore) store = make_store (mount, options->cache, error);
 
   mount->region = store != NULL ? mf_region_new ("mount", store, error) : NULL;
-  if (mount->region == NULL || !mf_region_reset (mount->region, error))
+  if (mount->region == NULL)
     return FALSE;
+  if (mount->cache == NULL && !mf_region_reset (mount->region, error))
+    return FALSE;
+  if (mount->cache != NULL) {
+    pusher_callbacks.taking = pusher_taking;
+    pusher_callbacks.sent = pusher_sent;
+    if (!mf_mount_cache_load (mount->cache, mount->region, error))
+      return FALSE;
+  }
   mf_region_set_wait_limit (mount->region, mount->limit_usec);
   mount->puller = mf_puller_new (mount->region, &puller_callbacks, error);
   if (mount->puller == NULL || !queue_pulls (mount, options, error))
     return FALSE;
   if (!mount->read_only) {
-    mount->pusher = mf_pusher_new (mount->region, NULL, options->push_interval_usec, &pusher_callbacks, error);
+    mount->pusher = mf_pusher_new (mount->region, mount->cache != NULL ? mf_mount_cache_dirty (mount->cache) : NULL,
+                                   options->push_interval_usec, &pusher_callbacks, error);
     if (mount->pusher == NULL)
       return FALSE;
+    /* What is left of the last time. */
+    if (mount->cache != NULL)
+      mf_pusher_begin_sync (mount->pusher);
   }
   mf_region_set_fetcher (mount->region, mf_puller_fetch, mount->puller);
   mount->io = mf_backend_io_new (mount->backend, mf_region_page_bytes (mount->region), IO_LANES, mount->limit_usec);
@@ -367,13 +446,10 @@ mf_mount_free (mf_mount *mount)
 {
   if (mount == NULL)
     return;
-  mf_mount_keeper_stop (mount);
-  if (mount->region != NULL)
-    mf_region_set_fetcher (mount->region, NULL, NULL);
-  mf_puller_free (mount->puller);
-  mf_pusher_free (mount->pusher);
+  end_traffic (mount);
   mf_backend_io_free (mount->io);
   g_clear_object (&mount->region);
+  mf_mount_cache_free (mount->cache);
   mf_backend_unref (mount->backend);
   g_mutex_clear (&mount->lock);
   g_cond_clear (&mount->changed);
@@ -384,7 +460,7 @@ void
 mf_mount_get_status (mf_mount *mount, mf_mount_status *status)
 {
   *status = (mf_mount_status){ 0 };
-  if (mount->region == NULL)
+  if (mount->puller == NULL)
     return;
   const uint64_t page = mf_region_page_bytes (mount->region), size = mf_mount_size (mount);
   mf_puller_stats pulled;

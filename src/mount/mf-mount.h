@@ -28,6 +28,7 @@ typedef struct {
   gboolean read_only;
   const mf_byte_range *pull_first; /* in this order, before the rest */
   guint n_pull_first;
+  const char *cache; /* managed: keep the bytes in this file, and what is known of them beside it; NULL: in memory */
   gint64 push_interval_usec; /* 0: only by a sync */
   gint64 limit_usec;         /* how long a request waits for the backend; -1: without end */
   /* What happens to the backend, in a line for people: it was lost, it is back, it refuses. May be NULL. */
@@ -51,10 +52,10 @@ gboolean mf_mount_write (mf_mount *mount, uint64_t offset, const void *buffer, s
 /* `punch`: the room may be given back, here and there. */
 gboolean mf_mount_zero (mf_mount *mount, uint64_t offset, uint64_t length, gboolean punch, GCancellable *cancellable,
                         GError **error);
-/* All that was written before is at the backend, and flushed there. */
+/* All that was written before is at the backend, and flushed there. With a cache, while the backend is away: it is in the cache, on its disk. */
 gboolean mf_mount_sync (mf_mount *mount, GCancellable *cancellable, GError **error);
 
-/* The last sync. The error says how much could not be written, and why. */
+/* The end: nobody reads or writes any more. The last sync, always to the backend. The error says how much could not be written, and why. */
 gboolean mf_mount_close (mf_mount *mount, GCancellable *cancellable, GError **error);
 
 typedef struct {

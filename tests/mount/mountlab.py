@@ -32,7 +32,7 @@ def mounted_at(path):
 
 def is_alive(path):
     try:
-        os.stat(path)
+        os.close(os.open(path, os.O_RDONLY))
     except OSError:
         return False
     return mounted_at(path)
