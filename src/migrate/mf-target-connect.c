@@ -8,7 +8,8 @@
 
 #include <string.h>
 
-#define MAX_REGIONS 64
+#define MAX_REGIONS      64
+#define SETTLE_LOOK_USEC (100 * 1000)
 
 /* The line that begins with the same key as `line`, or NULL. */
 static const char *
@@ -142,22 +143,32 @@ check_program (mf_target *target, GError **error)
                                        target->info.signature ? target->info.signature : "", error);
 }
 
+/* A service that has just begun doesn't know yet who has its regions mapped: a program hands its memory over again within seconds, if there is one. */
+static MfUserfault *
+await_attachment (mf_target *target, mf_target_region *region)
+{
+  gboolean may_come = !region->is_new && mf_host_region_role (target->host, region->name) == MF_REGION_HERE;
+
+  for (;;) {
+    gboolean has_settled = mf_host_has_settled (target->host);
+    MfUserfault *userfault = mf_host_find_attachment (target->host, region->region, NULL);
+
+    if (userfault != NULL || has_settled || !may_come || g_cancellable_is_cancelled (target->interrupt))
+      return userfault;
+    mf_wait_fd (-1, 0, mf_deadline_after (SETTLE_LOOK_USEC), target->interrupt, NULL);
+  }
+}
+
 /* The program is still to come; one that is there is another one, and its memory is not to be emptied (invariant 1). */
 static gboolean
 check_unused (mf_target *target, GError **error)
 {
   for (guint i = 0; i < target->regions->len; i++) {
     mf_target_region *region = mf_target_region_at (target, i);
-    g_autoptr (MfUserfault) userfault = mf_host_find_attachment (target->host, region->region, NULL);
+    g_autoptr (MfUserfault) userfault = await_attachment (target, region);
 
-    if (userfault == NULL && !region->is_new && !mf_host_has_settled (target->host) &&
-        mf_host_region_role (target->host, region->name) == MF_REGION_HERE) {
-      g_set_error (error, MF_ERROR, MF_ERROR_BUSY,
-                   "region %s: the service has just begun, and a program may still hand its memory over again: try in "
-                   "a few seconds, or remove the region",
-                   region->name);
+    if (g_cancellable_set_error_if_cancelled (target->interrupt, error))
       return FALSE;
-    }
     if (userfault == NULL)
       continue;
     g_set_error (error, MF_ERROR, MF_ERROR_BUSY,

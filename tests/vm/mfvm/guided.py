@@ -54,6 +54,12 @@ class Guided:
             elif status in ENDED:
                 return status
 
+    def go_back(self):
+        """The guest may run at the source again. QEMU says that its migration has ended a moment before it takes this."""
+        source = self._guests.source
+        wait_until(lambda: source.status() != "finish-migrate", 60, "end of finish-migrate")
+        source.qmp.execute("cont")
+
     def finish(self):
         """The guest may run on the target."""
         self._guests.target.qmp.execute("cont")
