@@ -14,6 +14,7 @@ typedef struct {
   gboolean is_armed;      /* the guest's memory is left out of what it sends */
   gboolean was_connected; /* libvirt's migration has begun */
   gboolean is_committed;  /* the other side has the guest: here it must not run */
+  gboolean came_back;     /* let run here after that: guard has to see to it */
   gboolean was_stopped;   /* by guard */
 
   /* --- target --- */
@@ -41,6 +42,7 @@ void mf_libvirt_close_sender (mf_libvirt *libvirt);
 gboolean mf_libvirt_stop_and_send (mf_program *program, int state_fd, int reader_fd, gint64 *stopped_usec,
                                    GCancellable *cancellable, GError **error);
 gboolean mf_libvirt_commit (mf_program *program, int reader_fd, GError **error);
+gboolean mf_libvirt_came_back (mf_program *program, gboolean *is_known);
 gboolean mf_libvirt_guard (mf_program *program, GCancellable *cancellable, GError **error);
 gboolean mf_libvirt_roll_back_source (mf_libvirt *libvirt, GError **error);
 /* The guest has moved, and this QEMU is about to be ended by libvirt: until then it is watched. Takes the monitor. */

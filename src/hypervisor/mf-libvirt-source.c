@@ -324,6 +324,29 @@ look_at_leftover (mf_libvirt *libvirt, GError **error)
 }
 
 gboolean
+mf_libvirt_came_back (mf_program *program, gboolean *is_known)
+{
+  mf_libvirt *libvirt = mf_libvirt_of (program);
+  mf_qemu *qemu = &libvirt->qemu;
+  g_autoptr (GError) failure = NULL;
+  g_autoptr (mf_qmp_event) back = NULL;
+  g_autofree char *state = NULL;
+  gboolean is_running = FALSE;
+
+  *is_known = TRUE;
+  if (!qemu->was_checked && qemu->qmp == NULL) {
+    libvirt->came_back = !look_at_leftover (libvirt, &failure) && g_error_matches (failure, MF_ERROR, MF_ERROR_PROGRAM);
+    return libvirt->came_back;
+  }
+  /* What QEMU has said before it answers has been read then. */
+  state = mf_qemu_run_state (qemu, &is_running, MF_QEMU_COMMAND_USEC, NULL, NULL);
+  back = mf_qmp_take (qemu->qmp, filter_back, NULL);
+  *is_known = state != NULL;
+  libvirt->came_back = is_running || back != NULL;
+  return libvirt->came_back;
+}
+
+gboolean
 mf_libvirt_guard (mf_program *program, GCancellable *cancellable, GError **error)
 {
   mf_libvirt *libvirt = mf_libvirt_of (program);
@@ -331,16 +354,20 @@ mf_libvirt_guard (mf_program *program, GCancellable *cancellable, GError **error
   g_autoptr (GError) failure = NULL;
   g_autoptr (mf_qmp_event) event = NULL;
 
-  if (!qemu->was_checked && qemu->qmp == NULL && !look_at_leftover (libvirt, error))
+  if (qemu->qmp == NULL) {
+    g_set_error (error, MF_ERROR, MF_ERROR_NOT_FOUND, "the guest's QEMU has ended");
     return FALSE;
-  event = mf_qmp_wait (qemu->qmp, filter_back, NULL, -1, cancellable, &failure);
-  if (event == NULL) {
+  }
+  if (!libvirt->came_back)
+    event = mf_qmp_wait (qemu->qmp, filter_back, NULL, -1, cancellable, &failure);
+  if (!libvirt->came_back && event == NULL) {
     g_set_error (error, MF_ERROR,
                  g_error_matches (failure, MF_ERROR, MF_ERROR_CANCELLED) ? MF_ERROR_CANCELLED : MF_ERROR_NOT_FOUND,
                  "%s", failure->message);
     return FALSE;
   }
   /* After a migration that failed it runs in a moment. A stop before that is as good. */
+  libvirt->came_back = FALSE;
   libvirt->was_stopped = TRUE;
   /* Its answer may be long in coming: a CPU that waits for its memory to thaw stops afterwards. */
   mf_qmp_send (qemu->qmp, "stop", NULL, NULL);

@@ -72,6 +72,7 @@ static const mf_program_ops ops = {
   .arm = mf_libvirt_arm,
   .await_sender = mf_libvirt_await_sender,
   .commit = mf_libvirt_commit,
+  .came_back = mf_libvirt_came_back,
   .guard = mf_libvirt_guard,
   .roll_back = roll_back,
   .receive = mf_libvirt_receive,

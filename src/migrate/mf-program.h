@@ -76,7 +76,10 @@ typedef struct {
   /* Right before it is written down that the other side has the program: FALSE when who drives it has let it go on here meanwhile. `reader_fd` is
    * what it is in stop_and_send, and is given to the program here instead. */
   gboolean (*commit) (mf_program *program, int reader_fd, GError **error);
-  /* After that, in a thread of its own; until it returns nothing else is called. Waits until who drives the program lets it run here again, stops it at once, and returns
+  /* After that, before guard() is called the first time: whether who drives it has let it run since commit(); guard() returns at once then. `is_known`: not, if the program gives
+   * no answer. */
+  gboolean (*came_back) (mf_program *program, gboolean *is_known);
+  /* Afterwards, in a thread of its own; until it returns nothing else is called. Waits until who drives the program lets it run here again, stops it at once, and returns
    * FALSE with MF_ERROR_PROGRAM; or with MF_ERROR_NOT_FOUND when the program has ended, or MF_ERROR_CANCELLED. */
   gboolean (*guard) (mf_program *program, GCancellable *cancellable, GError **error);
 

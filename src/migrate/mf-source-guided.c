@@ -217,24 +217,42 @@ find_attachment (mf_source *source, mf_source_region *region)
   }
 }
 
-/* The target reads this memory for as long as it misses some of it: it must not change even for the moment in which the program is stopped again. It misses nothing where all was pulled
- * before it took over; then the page tables of a large guest are not walked while everybody waits for it. */
-static void
+/* The target reads this memory for as long as it misses some of it: it must not change even for the moment in which the program is stopped again. */
+static gboolean
 freeze (mf_source *source)
 {
   gint64 began_usec = g_get_monotonic_time ();
+  gboolean ok = TRUE;
 
-  if (!source->resumed && source->decision == MF_DECIDE_GO)
-    return;
   for (guint i = 0; i < source->regions->len; i++) {
     mf_source_region *region = mf_source_region_at (source, i);
     g_autoptr (GError) error = NULL;
 
     find_attachment (source, region);
-    if (region->userfault != NULL && !mf_userfault_freeze (region->userfault, &error))
-      g_debug ("%s", error->message);
+    if (region->userfault == NULL || mf_userfault_freeze (region->userfault, &error))
+      continue;
+    g_warning ("%s: should it be let run here, the program on the target can't go on: %s",
+               mf_region_get_name (region->region), error->message);
+    ok = FALSE;
   }
   g_debug ("switchover: frozen within %" G_GINT64_FORMAT " us", g_get_monotonic_time () - began_usec);
+  return ok;
+}
+
+/* Walking the page tables of a large guest takes a while (10 ms a GiB of small pages), so that is left out where the target has pulled everything before it took over, and done while
+ * everybody is busy otherwise. If the program was let run meanwhile, by mistake, what it wrote can't be told from what the target was to get, and the target gets
+ * no more of it: better a program that stands than memory that is silently wrong (invariant 1). */
+static void
+freeze_in_time (mf_source *source)
+{
+  gboolean is_known = TRUE, came_back;
+
+  source->is_safe = !source->resumed && source->decision == MF_DECIDE_GO;
+  if (source->is_safe)
+    return;
+  source->is_safe = freeze (source);
+  came_back = source->program->ops->came_back (source->program, &is_known);
+  source->is_safe = source->is_safe && is_known && !came_back;
 }
 
 void
@@ -251,7 +269,8 @@ guard (gpointer data)
 {
   mf_source *source = data;
 
-  freeze (source);
+  if (!source->is_kept_standing)
+    freeze_in_time (source);
   for (;;) {
     g_autoptr (GError) error = NULL;
 
@@ -260,6 +279,8 @@ guard (gpointer data)
     g_debug ("guard: %s", error->message);
     if (!g_error_matches (error, MF_ERROR, MF_ERROR_PROGRAM))
       return NULL;
+    if (!source->is_safe)
+      mf_nbd_server_refuse_reads (source->server);
     if (source->is_kept_standing)
       continue;
     g_atomic_int_set (&source->came_back, 1);
@@ -301,10 +322,15 @@ keep_standing (mf_source *source, const GError *why)
               "don't resume it here",
               mf_migration_get_regions (source->migration)[0], why->message);
   mf_source_stop_guard (source);
+  if (!source->is_safe)
+    g_critical ("%s: its memory here was not frozen before it ran, and the target doesn't get what it still misses of "
+                "it: if it stands there now, end both",
+                mf_migration_get_regions (source->migration)[0]);
   source->is_kept_standing = TRUE;
   g_cancellable_reset (source->handed);
   if (g_cancellable_is_cancelled (mf_host_stopping (source->host)))
     g_cancellable_cancel (source->handed);
+  mf_migration_set_state (source->migration, source->is_safe ? MF_MIGRATION_RUNNING : MF_MIGRATION_PAUSED);
   mf_source_start_guard (source);
 }
 

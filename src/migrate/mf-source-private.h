@@ -61,7 +61,8 @@ struct _mf_source {
   gulong handed_handler;
   GThread *guard;
   GCancellable *guard_stop;
-  gint came_back;            /* atomic: who drives it has let it run here again, after HANDED */
+  gboolean is_safe; /* nothing that it writes here reaches the target; the guard's thread's, and who has joined it */
+  gint came_back;   /* atomic: who drives it has let it run here again, after HANDED */
   gboolean is_kept_standing; /* and here it stays, for it runs on the target */
 
   /* Where the target dials (mf-source-link.c): what has come in. */

@@ -314,10 +314,10 @@ roll_back (mf_source *source, int stage, const GError *why)
 static void
 clean_up (mf_source *source)
 {
+  mf_source_stop_guard (source);
   /* The server holds the sessions, the sessions hold the trackers. */
   g_clear_pointer (&source->server, mf_nbd_server_free);
   g_clear_pointer (&source->relay, mf_state_relay_free);
-  mf_source_stop_guard (source);
   mf_source_end_watch (source);
   mf_migration_set_ready (source->migration, FALSE);
   /* Nobody reads it any more. */

@@ -5,6 +5,7 @@
 #include "migrate/mf-fetch.h"
 #include "migrate/mf-stage.h"
 #include "migrate/mf-target-private.h"
+#include "mf-wait.h"
 
 #include <string.h>
 

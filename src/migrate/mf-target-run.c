@@ -10,7 +10,8 @@
 #include "migrate/mf-stage.h"
 #include "migrate/mf-target-private.h"
 
-#define NO_SPACE_RETRY_USEC (100 * 1000)
+#define NO_SPACE_RETRY_USEC   (100 * 1000)
+#define UNREADABLE_RETRY_USEC (5 * G_USEC_PER_SEC)
 
 /* --- switchover --- */
 
@@ -509,6 +510,12 @@ pull_on (mf_target *target, gboolean lost)
     /* The pages wait in the queue, and whoever touches one waits with them, until there is room again. */
     g_warning ("%s: %s", target->record->regions[0], error->message);
     wait_for_news (target, g_get_monotonic_time () + NO_SPACE_RETRY_USEC);
+  } else if (error != NULL && !g_error_matches (error, MF_ERROR, MF_ERROR_CANCELLED) && have_lanes (target)) {
+    /* So they do where the source can't read its own memory just now, or says that it can't be trusted. */
+    g_warning ("%s: on the source: %s", target->record->regions[0], error->message);
+    mf_migration_set_state (target->migration, MF_MIGRATION_PAUSED);
+    wait_for_news (target, g_get_monotonic_time () + UNREADABLE_RETRY_USEC);
+    mf_target_queue_missing (target);
   }
 }
 

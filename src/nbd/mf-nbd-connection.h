@@ -105,6 +105,8 @@ mf_nbd_export *mf_nbd_server_bind (MfNbdServer *server, mf_nbd_connection *conne
 mf_nbd_export *mf_nbd_server_find (MfNbdServer *server, mf_nbd_string name);
 /* From here on (until called with FALSE) the connection's cancellable is cancelled when its client hangs up. */
 void mf_nbd_server_watch (MfNbdServer *server, mf_nbd_connection *connection, gboolean on);
+/* See mf_nbd_server_refuse_reads(). */
+gboolean mf_nbd_server_refuses_reads (MfNbdServer *server);
 /* All exports (of mf_nbd_export, references). */
 GPtrArray *mf_nbd_server_list (MfNbdServer *server);
 

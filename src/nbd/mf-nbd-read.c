@@ -428,6 +428,8 @@ mf_nbd_reply_read (mf_nbd_connection *connection, const mf_nbd_request *request)
 {
   mf_run run = whole_pages (connection->export, request);
 
+  if (mf_nbd_server_refuses_reads (connection->server))
+    return mf_nbd_reply (connection, request, MF_NBD_EIO, "the bytes can't be trusted any more");
   if (connection->reader && run.count > 0)
     mf_dirty_reader_take (connection->reader, run);
   if (!connection->structured)

@@ -33,6 +33,7 @@ struct _MfNbdServer {
   GPtrArray *connections;
   GThread *ended;
   mf_nbd_counters counters;
+  gint refuses_reads; /* atomic */
 
   /* The thread that accepts clients and watches those for whom somebody waits. Under lock until `stop`. */
   GThread *listener; /* NULL: none yet */
@@ -225,6 +226,18 @@ mf_nbd_server_list (MfNbdServer *server)
   g_mutex_unlock (&server->lock);
   g_ptr_array_sort (list, compare_names);
   return list;
+}
+
+void
+mf_nbd_server_refuse_reads (MfNbdServer *server)
+{
+  g_atomic_int_set (&server->refuses_reads, TRUE);
+}
+
+gboolean
+mf_nbd_server_refuses_reads (MfNbdServer *server)
+{
+  return g_atomic_int_get (&server->refuses_reads);
 }
 
 static gpointer

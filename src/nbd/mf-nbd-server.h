@@ -41,6 +41,9 @@ gboolean mf_nbd_server_serve_fd (MfNbdServer *server, int fd, gboolean spin, GEr
  * (nobody listens) is replaced. */
 gboolean mf_nbd_server_listen (MfNbdServer *server, const char *uri, GError **error);
 
+/* From here on every READ is answered with an error: somebody has changed what must not change while it is read. */
+void mf_nbd_server_refuse_reads (MfNbdServer *server);
+
 typedef struct {
   guint connections; /* open now */
   uint64_t requests;
