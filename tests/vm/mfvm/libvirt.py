@@ -93,6 +93,7 @@ class Host:
 
     name       "a" or "b", which is also its host name
     prefix     words to put before a command so that it runs here
+    command    memferry's, there
     libvirtd   its process; None before start()
     """
 
@@ -100,6 +101,7 @@ class Host:
         self.name = name
         self.uri = f"qemu+tcp://{name}/system"
         self.prefix = []
+        self.command = f"{_INSTALLED}/cli/memferry"
         self.libvirtd = None
         self._virtlogd = None
         self._holder = None
@@ -248,7 +250,7 @@ class Host:
     def try_memferry(self, *words, seconds=120):
         """Runs `memferry WORD...` and returns what subprocess.run() does."""
         return subprocess.run(
-            [*self.prefix, f"{_INSTALLED}/cli/memferry", *words],
+            [*self.prefix, self.command, *words],
             capture_output=True,
             text=True,
             timeout=seconds,
@@ -259,7 +261,7 @@ class Host:
     def start_memferry(self, *words):
         """Starts `memferry WORD...`; its output is a pipe. move.Move follows it."""
         return subprocess.Popen(
-            [*self.prefix, f"{_INSTALLED}/cli/memferry", *words],
+            [*self.prefix, self.command, *words],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
