@@ -25,7 +25,7 @@ QUICK_QEMU_MODES = ("pre-copy", "multifd", "post-copy + preempt")
 OUR_MODES = ("auto", "precopy", "postcopy")
 MULTIFD_CHANNELS = 4
 # At 100 Mbit/s memory takes 40 s; a pre-copy that is not done by then will never be.
-LIMIT_SECONDS = 90
+LIMIT_SECONDS = 60
 MEASURES = {"total_s": ("total s", 2), "stop_to_resume_ms": ("STOP to RESUME ms", 1), "gap_ms": ("longest gap ms", 0),
             "lost_beats_s": ("beats lost in 10 s, s", 2), "lost_work_s": ("work lost in 10 s, s", 2),
             "first_second": ("beats in 1st s", 0), "mb": ("MB", 0), "dirtied_mb_per_s": ("dirtied MB/s", 0), "alive": ("alive", 0),
