@@ -14,6 +14,7 @@
  */
 #include "mf-error.h"
 #include <gio/gio.h>
+#include <stdint.h>
 
 G_BEGIN_DECLS
 

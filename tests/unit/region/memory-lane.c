@@ -194,7 +194,7 @@ wait_for_choice (MemoryLane *m, gint64 timeout_usec)
     int chosen = choose (m);
     gint64 now = g_get_monotonic_time ();
 
-    if (chosen >= 0 || m->kicked || now >= end)
+    if (chosen >= 0 || m->kicked || m->shut || now >= end)
       return chosen;
     /* What the dice made late is looked at again soon; the rest comes with a signal. */
     if (m->remote->shuffle && m->pending->len > 0 && !m->remote->hold)
@@ -215,6 +215,14 @@ break_off (MemoryLane *m, int error)
     g_array_remove_index (m->pending, 0);
     answer (m, pending, error);
   }
+}
+
+static gboolean
+fail_all (MemoryLane *m, GError **error)
+{
+  break_off (m, ENOTCONN);
+  g_set_error (error, MF_ERROR, MF_ERROR_CONNECTION, "the lane broke");
+  return FALSE;
 }
 
 /* With the remote's lock held. Returns an errno value. */
@@ -252,14 +260,16 @@ lane_poll (mf_lane *lane, struct pollfd *extra, guint n_extra, gint64 timeout_us
   Pending pending;
   int chosen, failure = 0;
 
-  if (m->broken) {
-    break_off (m, ENOTCONN);
-    g_set_error (error, MF_ERROR, MF_ERROR_CONNECTION, "the lane broke");
-    return FALSE;
-  }
+  if (m->broken)
+    return fail_all (m, error);
   g_mutex_lock (&r->lock);
   chosen = wait_for_choice (m, timeout_usec);
   m->kicked = FALSE;
+  m->broken = m->shut;
+  if (m->broken) {
+    g_mutex_unlock (&r->lock);
+    return fail_all (m, error);
+  }
   if (chosen < 0) {
     g_mutex_unlock (&r->lock);
     return TRUE;

@@ -231,7 +231,7 @@ replace_lanes (gpointer data)
 
   for (guint i = 0; !g_atomic_int_get (&f->ended); i++) {
     if (!mf_pusher_has_lane (f->pusher))
-      mf_pusher_set_lane (f->pusher, memory_lane_new (&f->remote, i, 20));
+      mf_pusher_set_lane (f->pusher, memory_lane_new (&f->remote, i, 20 + 5 * i));
     g_thread_yield ();
   }
   return NULL;
@@ -254,7 +254,11 @@ test_race (Push *f, gconstpointer data)
     mf_pusher_begin_sync (f->pusher);
   for (guint i = 0; i < WRITERS; i++)
     g_thread_join (threads[i]);
-  sync_now (f);
+  /* Each lane lives longer than the one before it, so that a round comes to its end. The first one lives for twenty requests: that is ten syncs at most. */
+  do {
+    write_bytes (&f->base, 0, 1, 'x');
+    sync_now (f);
+  } while (g_atomic_int_get (&f->lost) == 0);
   g_atomic_int_set (&f->ended, TRUE);
   g_thread_join (replacer);
   assert_equal (f);
