@@ -7,8 +7,7 @@ import subprocess
 from .case import is_chosen
 
 _TERMINAL = "set terminal svg size 860,480 dynamic background rgb 'white' font 'sans,13'"
-_STYLE = """set output '{path}'
-set title "{title}"
+_STYLE = """set title "{title}"
 set xlabel "{x_label}"
 set ylabel "{y_label}"
 set key outside right top
@@ -44,14 +43,14 @@ def _quoted(text):
     return text.replace("\\", "").replace('"', "'")
 
 
-def script(plot, results, path):
+def script(plot, results):
     """What gnuplot is told; None when there is no line to draw."""
     drawn = lines(plot, results)
     xs = list(dict.fromkeys(x for points in drawn.values() for x, *_ in points if x is not None))
     if len(xs) < 2:
         return None
     numeric = all(_number(x) is not None for x in xs)
-    parts = [_TERMINAL, _STYLE.format(path=path, title=_quoted(plot.title), x_label=_quoted(plot.x_label), y_label=_quoted(plot.y_label))]
+    parts = [_TERMINAL, _STYLE.format(title=_quoted(plot.title), x_label=_quoted(plot.x_label), y_label=_quoted(plot.y_label))]
     # Nothing on a logarithmic axis is 0: what is, stands at its left.
     positive = [_number(x) for x in xs if numeric and _number(x) > 0]
     least = min(positive) / 4 if positive else 1
@@ -79,8 +78,10 @@ def script(plot, results, path):
 def draw(plot, results, folder, case):
     """Returns the name of the SVG file, None when there is nothing to draw."""
     name = f"{case}-{plot.name}.svg"
-    text = script(plot, results, os.path.join(folder, name))
+    text = script(plot, results)
     if text is None:
         return None
-    subprocess.run(["gnuplot"], input=text, text=True, check=True)
+    drawn = subprocess.run(["gnuplot"], input=text, text=True, check=True, capture_output=True).stdout
+    with open(os.path.join(folder, name), "w", encoding="utf-8") as file:
+        file.write("\n".join(line.rstrip() for line in drawn.splitlines()) + "\n")
     return name

@@ -66,7 +66,8 @@ class Sampler:
             raise BenchError(f"perf: {errors.strip()}")
 
     def samples(self, pids):
-        command = ["perf", "script", "--input", self.path, "--fields", "comm,pid,tid,period,ip,sym,dso"]
+        command = ["perf", "script", "--input", self.path, "--fields", "comm,pid,tid,period,ip,sym,dso", "--pid",
+                   ",".join(map(str, pids))]
         text = subprocess.run(command, check=True, capture_output=True, text=True, errors="replace").stdout
         return [sample for sample in parse(text) if sample.pid in pids]
 
