@@ -5,7 +5,8 @@
 #include <string.h>
 
 /* Lanes for what somebody waits for. */
-#define IO_LANES 4
+#define IO_LANES        4
+#define FIRST_LANE_USEC (10 * G_USEC_PER_SEC)
 
 /* --- Pages that somebody waits for --- */
 
@@ -378,6 +379,19 @@ queue_pulls (mf_mount *mount, const mf_mount_options *options, GError **error)
   return TRUE;
 }
 
+/* Who wants the first page finds a lane: the backend has one from when it was opened. */
+static gboolean
+make_io (mf_mount *mount, uint32_t granule, guint lanes, GError **error)
+{
+  mf_lane *lane = mf_backend_open_lane (mount->backend, granule, FIRST_LANE_USEC, error);
+
+  if (lane == NULL)
+    return FALSE;
+  mount->io = mf_backend_io_new (mount->backend, granule, lanes, mount->limit_usec);
+  mf_backend_io_add_lane (mount->io, lane);
+  return TRUE;
+}
+
 static gboolean
 manage (mf_mount *mount, const mf_mount_options *options, GError **error)
 {
@@ -410,7 +424,8 @@ manage (mf_mount *mount, const mf_mount_options *options, GError **error)
       mf_pusher_begin_sync (mount->pusher);
   }
   mf_region_set_fetcher (mount->region, mf_puller_fetch, mount->puller);
-  mount->io = mf_backend_io_new (mount->backend, mf_region_page_bytes (mount->region), IO_LANES, mount->limit_usec);
+  if (!make_io (mount, mf_region_page_bytes (mount->region), IO_LANES, error))
+    return FALSE;
   mf_mount_keeper_start (mount);
   return TRUE;
 }
@@ -434,7 +449,8 @@ mf_mount_new (const char *backend, const mf_mount_options *options, GError **err
   if (options->direct) {
     guint lanes = MIN (mf_backend_get_limits (mount->backend)->lanes, IO_LANES);
 
-    mount->io = mf_backend_io_new (mount->backend, 1, lanes, mount->limit_usec);
+    if (!make_io (mount, 1, lanes, error))
+      return NULL;
   } else if (!manage (mount, options, error)) {
     return NULL;
   }
