@@ -7,7 +7,7 @@ from mfcli.check import equal, true
 from mfcli.host import TOP
 
 # What stands for something else in a quotation: names in capitals, numbers as N, and what is left out.
-PLACE = re.compile(r"\.\.\.|\b[A-Z](?![\w.-])|\b(?:PATH|FILE|PEER|DOMAIN)\b|/run/memferry\S*|/dev/shm\b")
+PLACE = re.compile(r"\.\.\.|\b[A-Z](?![\w.-])|\b(?:PATH|FILE|PEER|DOMAIN|URI)\b|/run/memferry\S*|/dev/shm\b")
 # Of others: the system's own texts, systemd's, the dynamic linker's.
 STRANGERS = ["Address already in use", "Cannot assign requested address", "Connection refused", "No route to host", "status=216/GROUP",
              "timed out", "ERROR: ld.so", "group memferry"]
