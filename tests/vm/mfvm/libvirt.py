@@ -31,13 +31,18 @@ IMAGES = "/var/lib/libvirt/images"
 _INSTALLED = "/run/installed"
 
 _LIBVIRTD_CONF = """
-listen_tls = 0
 listen_tcp = 1
 listen_addr = "0.0.0.0"
 auth_tcp = "none"
 auth_unix_ro = "none"
 auth_unix_rw = "none"
 log_outputs = "2:file:/var/log/libvirt/libvirtd.log"
+"""
+_LIBVIRTD_TLS = """
+listen_tls = 1
+ca_file = "{pki}/cacert.pem"
+cert_file = "{pki}/clientcert.pem"
+key_file = "{pki}/clientkey.pem"
 """
 # The machine's cgroups are not a host's own, and namespaces have no devices of their own to give away.
 _QEMU_CONF = """
@@ -97,7 +102,7 @@ class Host:
     libvirtd   its process; None before start()
     """
 
-    def __init__(self, work, name, network, conf):
+    def __init__(self, work, name, network, conf, pki):
         self.name = name
         self.uri = f"qemu+tcp://{name}/system"
         self.prefix = []
@@ -108,6 +113,7 @@ class Host:
         self._work = work
         self._network = network
         self._conf = conf
+        self._pki = pki
         self._own = work.file(f"host-{name}")
         # Hooks find the command by libvirtd's.
         self._path = os.pathsep.join((f"{_INSTALLED}/cli", os.environ.get("PATH", os.defpath)))
@@ -145,7 +151,8 @@ class Host:
         self._write("/etc/hosts", "127.0.0.1 localhost\n" + "".join(f"{a} {n}\n" for n, a in self._network.address.items()))
         # Told apart by it: libvirt refuses to migrate a domain to the host that it is on.
         uuid = f"a0a0a0a0-0000-4000-8000-00000000000{self.name}"
-        self._write("/etc/libvirt/libvirtd.conf", f'{_LIBVIRTD_CONF}host_uuid = "{uuid}"\n')
+        tls = _LIBVIRTD_TLS.format(pki=self._pki) if self._pki else "listen_tls = 0\n"
+        self._write("/etc/libvirt/libvirtd.conf", f'{_LIBVIRTD_CONF}{tls}host_uuid = "{uuid}"\n')
         more = _kvm_group() if self._conf == "confined" else ""
         self._write("/etc/libvirt/qemu.conf", QEMU_CONF[self._conf] + more)
         os.makedirs(self._own + IMAGES, mode=0o711)
@@ -332,13 +339,14 @@ class Hosts:
 
     work      the Workspace
     conf      of QEMU: "plain" or "confined"
+    pki       a folder of certificates (transports.Transports), so that libvirtd listens for qemu+tls, too; None
     network   the HostPair
     host      the Host of each name
     """
 
-    def __init__(self, work, conf="plain"):
+    def __init__(self, work, conf="plain", pki=None):
         self.network = netns.HostPair()
-        self.host = {name: Host(work, name, self.network, conf) for name in ("a", "b")}
+        self.host = {name: Host(work, name, self.network, conf, pki) for name in ("a", "b")}
         self._work = work
         self._stack = contextlib.ExitStack()
 

@@ -43,8 +43,8 @@ class Scene:
         """memferry domain migrate; follow it as a move.Move."""
         return move.Move(self.source.start_memferry("domain", "migrate", "--json", *options, "vm", uri or self.target.uri))
 
-    def succeed(self, what, *options):
-        running = self.begin(*options)
+    def succeed(self, what, *options, uri=None):
+        running = self.begin(*options, uri=uri)
         status = running.finish()
         if not self.results.equal(status, (0, ""), f"{what}: it succeeds"):
             raise RuntimeError(f"{what}: the domain has not moved")

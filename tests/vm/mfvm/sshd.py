@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""An sshd of our own: its port, its host key, one user's key. Nothing of the machine's own ssh is touched but /run/sshd, which it needs as root."""
+"""sshd of our own: its port, its host key, one user's key. Nothing of the machine's own ssh is touched but /run/sshd, which it needs as root."""
 
 import getpass
 import os
@@ -19,55 +19,77 @@ def _free_port():
         return probe.getsockname()[1]
 
 
-class Sshd:
-    """A context manager.
+class Keys:
+    """A host key, the same for all hosts, and a user's, both made at their first use.
 
-    environment   for a service that is to know the host and its key
+    config        of a client that knows the hosts called `names`, and has the user's key
+    environment   for a service that is to be such a client
     """
 
-    def __init__(self, work):
-        self._folder = work.file("sshd")
-        self._port = _free_port()
-        self._process = None
-        self.environment = {"MEMFERRY_SSH_CONFIG": os.path.join(self._folder, "client")}
+    def __init__(self, folder, names):
+        self.folder = folder
+        self._names = names
+        self.config = os.path.join(folder, "client")
+        self.environment = {"MEMFERRY_SSH_CONFIG": self.config}
 
-    def address(self, path):
-        """The PEER of the service that listens at `path`."""
-        return f"ssh://{getpass.getuser()}@127.0.0.1:{self._port}{path}"
-
-    def _write(self, name, text):
-        path = os.path.join(self._folder, name)
+    def write(self, name, text):
+        path = os.path.join(self.folder, name)
         with open(path, "w", encoding="utf-8") as out:
             out.write(text)
         os.chmod(path, 0o600)
         return path
 
     def _make_key(self, name):
-        path = os.path.join(self._folder, name)
+        path = os.path.join(self.folder, name)
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path], check=True)
         with open(path + ".pub", encoding="utf-8") as public:
             return public.read()
 
-    def __enter__(self):
-        os.makedirs(self._folder)
+    def make(self):
+        if os.path.isdir(self.folder):
+            return
+        os.makedirs(self.folder)
         host = self._make_key("host")
-        self._write("authorized", self._make_key("user"))
-        self._write("known", f"[127.0.0.1]:{self._port} {host}")
-        self._write(
+        self.write("authorized", self._make_key("user"))
+        self.write("known", "".join(f"{name} {host}" for name in self._names))
+        self.write(
             "client",
-            f"IdentityFile {self._folder}/user\nUserKnownHostsFile {self._folder}/known\n"
+            f"IdentityFile {self.folder}/user\nUserKnownHostsFile {self.folder}/known\n"
             "GlobalKnownHostsFile none\nIdentityAgent none\n",
         )
-        config = self._write(
-            "config",
-            f"Port {self._port}\nListenAddress 127.0.0.1\nHostKey {self._folder}/host\n"
-            f"AuthorizedKeysFile {self._folder}/authorized\nStrictModes no\nUsePAM no\nPidFile none\nPermitRootLogin yes\n"
+
+
+class Sshd:
+    """A context manager: one on this machine's loopback, or (with `prefix`, which puts a command there) on another host, at its port 22.
+
+    environment   for a service that is to know the host and its key
+    """
+
+    def __init__(self, work, *, keys=None, prefix=(), address="127.0.0.1"):
+        self._address = address
+        self._port = 22 if prefix else _free_port()
+        self._keys = keys or Keys(work.file("sshd"), [f"[{address}]:{self._port}"])
+        self._prefix = list(prefix)
+        self._process = None
+        self.environment = self._keys.environment
+
+    def address(self, path):
+        """The PEER of the service that listens at `path`."""
+        return f"ssh://{getpass.getuser()}@{self._address}:{self._port}{path}"
+
+    def __enter__(self):
+        self._keys.make()
+        folder = self._keys.folder
+        config = self._keys.write(
+            f"config-{self._address}",
+            f"Port {self._port}\nListenAddress {self._address}\nHostKey {folder}/host\n"
+            f"AuthorizedKeysFile {folder}/authorized\nStrictModes no\nUsePAM no\nPidFile none\nPermitRootLogin yes\n"
             "MaxStartups 100\n",
         )
         if os.geteuid() == 0:
-            os.makedirs("/run/sshd", exist_ok=True)
+            subprocess.run([*self._prefix, "mkdir", "-p", "/run/sshd"], check=True)
         self._process = subprocess.Popen(
-            [PROGRAM, "-D", "-e", "-f", config],
+            [*self._prefix, PROGRAM, "-D", "-e", "-f", config],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             preexec_fn=_die_with_parent,
@@ -81,8 +103,8 @@ class Sshd:
         self._process.wait()
 
     def _answers(self):
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self._port)) == 0
+        look = f"exec 3<>/dev/tcp/{self._address}/{self._port}"
+        return subprocess.run([*self._prefix, "bash", "-c", look], capture_output=True, check=False).returncode == 0
 
     def logins(self):
         """The processes that serve logins: the listener's children, and theirs."""
