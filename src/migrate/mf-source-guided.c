@@ -239,20 +239,15 @@ freeze (mf_source *source)
   return ok;
 }
 
-/* Walking the page tables of a large guest takes a while (10 ms a GiB of small pages), so that is left out where the target has pulled everything before it took over, and done while
- * everybody is busy otherwise. If the program was let run meanwhile, by mistake, what it wrote can't be told from what the target was to get, and the target gets
- * no more of it: better a program that stands than memory that is silently wrong (invariant 1). */
+/* If the program was let run before that, by mistake, what it wrote can't be told from what the target was to get, and the target gets no more of it: better a program that stands than
+ * memory that is silently wrong (invariant 1). */
 static void
 freeze_in_time (mf_source *source)
 {
-  gboolean is_known = TRUE, came_back;
+  gboolean is_frozen = freeze (source), is_known = TRUE;
+  gboolean came_back = source->program->ops->came_back (source->program, &is_known);
 
-  source->is_safe = !source->resumed && source->decision == MF_DECIDE_GO;
-  if (source->is_safe)
-    return;
-  source->is_safe = freeze (source);
-  came_back = source->program->ops->came_back (source->program, &is_known);
-  source->is_safe = source->is_safe && is_known && !came_back;
+  source->is_safe = is_frozen && is_known && !came_back;
 }
 
 void
@@ -269,8 +264,9 @@ guard (gpointer data)
 {
   mf_source *source = data;
 
-  if (!source->is_kept_standing)
+  if (source->is_freezing)
     freeze_in_time (source);
+  source->is_freezing = FALSE;
   for (;;) {
     g_autoptr (GError) error = NULL;
 
@@ -294,6 +290,19 @@ mf_source_start_guard (mf_source *source)
 {
   if (source->is_guided && source->guard == NULL)
     source->guard = g_thread_new ("mf-guard", guard, source);
+}
+
+void
+mf_source_freeze (mf_source *source)
+{
+  if (source->freeze_begun || source->is_safe)
+    return;
+  source->freeze_begun = TRUE;
+  mf_source_stop_guard (source);
+  if (g_atomic_int_get (&source->came_back))
+    return; /* too late */
+  source->is_freezing = TRUE;
+  mf_source_start_guard (source);
 }
 
 void

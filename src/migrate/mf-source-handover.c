@@ -154,6 +154,7 @@ hand_over (mf_source *source, GError **error)
   }
   if (!mf_host_record (source->host, source->record, MF_PHASE_HANDED, error))
     return FALSE;
+  source->is_safe = source->decision == MF_DECIDE_GO;
   mf_source_start_guard (source);
   return TRUE;
 }
@@ -349,6 +350,7 @@ await_complete (mf_source *source, GError **error)
 gboolean
 mf_source_postcopy (mf_source *source, GError **error)
 {
+  mf_source_freeze (source);
   for (;;) {
     g_autoptr (GError) local_error = NULL;
 

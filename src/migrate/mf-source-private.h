@@ -61,6 +61,8 @@ struct _mf_source {
   gulong handed_handler;
   GThread *guard;
   GCancellable *guard_stop;
+  gboolean freeze_begun;
+  gboolean is_freezing; /* the guard is to begin with that */
   gboolean is_safe; /* nothing that it writes here reaches the target; the guard's thread's, and who has joined it */
   gint came_back;   /* atomic: who drives it has let it run here again, after HANDED */
   gboolean is_kept_standing; /* and here it stays, for it runs on the target */
@@ -118,6 +120,9 @@ GCancellable *mf_source_handed_cancellable (mf_source *source);
 /* From HANDED on: watches that the program does not run here again. */
 void mf_source_start_guard (mf_source *source);
 void mf_source_stop_guard (mf_source *source);
+/* The target's program runs, or nobody knows: the memory that it still misses is not to change here any more. Walking the page tables of a large guest takes a while
+ * (10 ms a GiB of small pages), so that is done when nobody waits for it, in the guard's thread, and not at all where the target had everything when it took over. */
+void mf_source_freeze (mf_source *source);
 /* The program may write to its memory again. The guard has been stopped. */
 void mf_source_thaw (mf_source *source);
 /* The program came back, and nobody has been asked yet whose it is. */

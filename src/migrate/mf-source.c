@@ -460,7 +460,7 @@ run_resumed (gpointer data)
     ok = find_regions (source, &error) && mf_source_export (source, &error);
     if (ok) {
       mf_migration_set_sampler (source->migration, sample, source);
-      mf_source_start_guard (source);
+      mf_source_freeze (source);
       ok = walk (source, mf_stage_find ("post-copy"), &error);
     }
   }
