@@ -37,6 +37,7 @@ check_no_migration (mf_qemu *qemu, GCancellable *cancellable, GError **error)
   const char *status = mf_json_string (object, "status");
   JsonArray *reasons = mf_json_array (object, "blocked-reasons");
   JsonObject *address = mf_json_element (mf_json_array (object, "socket-address"), 0);
+  gboolean listens;
 
   if (answer == NULL)
     return FALSE;
@@ -50,7 +51,9 @@ check_no_migration (mf_qemu *qemu, GCancellable *cancellable, GError **error)
     return refuse (error, MF_ERROR_PROGRAM,
                    "QEMU listens for a migration of its own already (%s): start the destination with -incoming defer",
                    mf_json_string (address, "path") != NULL ? mf_json_string (address, "path") : "-incoming");
-  if (status != NULL && mf_qemu_status_is_active (status))
+  /* So newer QEMUs call it when they have been told where to listen, as libvirt does before memferry connects there. */
+  listens = !qemu->is_source && address != NULL && g_strcmp0 (status, "setup") == 0;
+  if (status != NULL && mf_qemu_status_is_active (status) && !listens)
     return refuse (error, MF_ERROR_BUSY, "QEMU is migrating already (%s)", status);
   if (reasons != NULL && json_array_get_length (reasons) > 0)
     return refuse (error, MF_ERROR_PROGRAM, "QEMU says that this guest can't be migrated: %s", first_text (reasons));
