@@ -130,6 +130,9 @@ read_events (mf_libvirt *libvirt, gboolean *migrates, GError **error)
     g_autoptr (mf_qmp_event) event = mf_qmp_wait (qemu->qmp, filter_all, NULL, 0, NULL, &failure);
 
     *migrates = event != NULL && has_channel (event);
+    if (event != NULL)
+      g_debug ("the source's QEMU says %s %s", event->name,
+               mf_json_string (event->data, "status") != NULL ? mf_json_string (event->data, "status") : "");
     if (*migrates || g_error_matches (failure, MF_ERROR, MF_ERROR_TIMED_OUT))
       return TRUE;
     if (event == NULL) {
