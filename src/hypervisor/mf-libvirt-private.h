@@ -14,7 +14,7 @@ typedef struct {
   gboolean is_armed;      /* the guest's memory is left out of what it sends */
   gboolean was_connected; /* libvirt's migration has begun */
   gboolean is_committed;  /* the other side has the guest: here it must not run */
-  gboolean came_back;     /* let run here after that: guard has to see to it */
+  gboolean came_back;     /* let run here after that, or about to be: guard has to see to it */
   gboolean was_stopped;   /* by guard */
 
   /* --- target --- */

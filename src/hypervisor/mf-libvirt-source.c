@@ -339,7 +339,7 @@ mf_libvirt_came_back (mf_program *program, gboolean *is_known)
   *is_known = TRUE;
   if (!qemu->was_checked && qemu->qmp == NULL) {
     libvirt->came_back = !look_at_leftover (libvirt, &failure) && g_error_matches (failure, MF_ERROR, MF_ERROR_PROGRAM);
-    return libvirt->came_back;
+    return libvirt->was_stopped;
   }
   /* What QEMU has said before it answers has been read then. */
   state = mf_qemu_run_state (qemu, &is_running, MF_QEMU_COMMAND_USEC, NULL, NULL);

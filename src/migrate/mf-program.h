@@ -76,7 +76,7 @@ typedef struct {
   /* Right before it is written down that the other side has the program: FALSE when who drives it has let it go on here meanwhile. `reader_fd` is
    * what it is in stop_and_send, and is given to the program here instead. */
   gboolean (*commit) (mf_program *program, int reader_fd, GError **error);
-  /* After that, before guard() is called the first time: whether who drives it has let it run since commit(); guard() returns at once then. `is_known`: not, if the program gives
+  /* After that, before guard() is called the first time: whether it has run since commit(); guard() returns at once then, or when it has to be asked whose it is. `is_known`: not, if the program gives
    * no answer. */
   gboolean (*came_back) (mf_program *program, gboolean *is_known);
   /* Afterwards, in a thread of its own; until it returns nothing else is called. Waits until who drives the program lets it run here again, stops it at once, and returns
