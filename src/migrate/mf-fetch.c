@@ -313,11 +313,7 @@ mf_fetch_start (MfHost *host, MfMigration *migration, const char *peer, const mf
   fetch->request.regions = g_strdupv (request->regions);
   fetch->request.control = g_strdup (request->control);
   fetch->request.peer_control = g_strdup (request->peer_control);
-  for (guint i = 0; i < MF_SESSION_BYTES; i += 4) {
-    guint32 word = g_random_int ();
-
-    memcpy (fetch->request.session + i, &word, sizeof word);
-  }
+  mf_record_make_session (fetch->request.session);
   fetch->thread = g_thread_new ("mf-fetch", run, fetch);
   return fetch;
 }

@@ -43,6 +43,16 @@ session_from_text (const char *text, uint8_t session[MF_SESSION_BYTES])
   return TRUE;
 }
 
+void
+mf_record_make_session (uint8_t session[MF_SESSION_BYTES])
+{
+  for (guint i = 0; i < MF_SESSION_BYTES; i += 4) {
+    guint32 word = g_random_int ();
+
+    memcpy (session + i, &word, sizeof word);
+  }
+}
+
 mf_record *
 mf_record_new (const uint8_t session[MF_SESSION_BYTES], const char *const *regions, const char *peer,
                const char *control)

@@ -37,6 +37,8 @@ typedef struct {
   char *state;
 } mf_record;
 
+/* A new session's id, unlike any other. */
+void mf_record_make_session (uint8_t session[MF_SESSION_BYTES]);
 mf_record *mf_record_new (const uint8_t session[MF_SESSION_BYTES], const char *const *regions, const char *peer,
                           const char *control);
 void mf_record_free (mf_record *record);

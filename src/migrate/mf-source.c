@@ -405,11 +405,7 @@ mf_source_start (MfHost *host, MfMigration *migration, const char *const *region
   uint8_t session[MF_SESSION_BYTES];
   mf_source *source;
 
-  for (guint i = 0; i < MF_SESSION_BYTES; i += 4) {
-    guint32 word = g_random_int ();
-
-    memcpy (session + i, &word, sizeof word);
-  }
+  mf_record_make_session (session);
   source = source_new (host, migration, mf_record_new (session, regions, peer, program->control));
   source->record->program = g_strdup (program->kind);
   source->record->state = g_strdup (program->state);
